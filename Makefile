@@ -1,0 +1,42 @@
+# The two doors: `make demo` and `make test`. Both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_NUM_THREADS ?= 1
+export TQDM_MININTERVAL ?= 1
+
+.PHONY: demo test test-slow check format phenomena setup
+
+demo: setup ## erase nudity from the embedded model with DM2, attack it, score it, report
+	snakemake --cores 2 results/nudity/dm2/table.csv
+	@echo "The page: results/report.html"
+
+test: setup check ## everything but the slow tests
+	pytest
+
+test-slow: setup ## the minutes-long ones
+	pytest -m slow
+
+check: setup ## style, types, import rules, the graph
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	mypy
+	lint-imports --no-cache
+	snakemake -n --quiet all
+
+format: setup
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+phenomena: setup ## the published phenomena on the embedded model, three seeds, into docs/phenomena.md
+	snakemake --cores 2 --configfile params.yaml --snakefile Snakefile phenomena
+
+setup: .venv/ok
+
+.venv/ok: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "palimpsest: $(PYTHON) is older than 3.11; say make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[judges,dev]'
+	touch $@

@@ -1,0 +1,27 @@
+"""Palimpsest: erase a concept, attack the model, score what it draws, report. All settings stand in params.yaml."""
+
+import sys
+
+from snakemake.utils import min_version
+
+from palimpsest.workflow import code, params, paths
+
+min_version("9.20")
+
+
+configfile: "params.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/pools.smk"
+include: "rules/erase.smk"
+include: "rules/attack.smk"
+include: "rules/score.smk"
+include: "rules/report.smk"
+include: "rules/mini.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [paths.table(concept, method) for concept in GRID["concepts"] for method in GRID["methods"]],

@@ -1,0 +1,61 @@
+"""CLIP's two towers as functions: pictures and texts to features. For verifiers, scores and style classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+class Clip(NamedTuple):
+    model: Any
+    tokenizer: Any
+    size: int
+    mean: Tensor
+    std: Tensor
+
+
+@cache
+def load(path: str) -> Clip:
+    """CLIP from a folder or the hub, frozen, in single precision, with the normalisation of its own image processor."""
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(path, attn_implementation="eager").float().eval().requires_grad_(False)
+    about = CLIPImageProcessor.from_pretrained(path)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (about.image_mean, about.image_std))
+    return Clip(model, CLIPTokenizer.from_pretrained(path), model.config.vision_config.image_size, mean, std)
+
+
+def prepared(clip: Clip, pixels: Tensor) -> Tensor:
+    """Pictures "n 3 h w" in [-1, 1], resized (bicubic, antialiased) and normalised as CLIP expects."""
+    if pixels.shape[-1] != clip.size:
+        pixels = interpolate(pixels, (clip.size, clip.size), mode="bicubic", antialias=True).clamp(-1, 1)
+    return (pixels / 2 + 0.5 - clip.mean) / clip.std
+
+
+@torch.no_grad()
+def images(clip: Clip, pixels: Tensor, batch: int = 128) -> Tensor:
+    """Projected features of pictures in [-1, 1], "n d", not normalised."""
+    return torch.cat([clip.model.get_image_features(prepared(clip, part)).pooler_output for part in pixels.cpu().split(batch)])
+
+
+@torch.no_grad()
+def texts(clip: Clip, texts: Sequence[str]) -> Tensor:
+    """Projected features of texts, "n d", not normalised."""
+    length = clip.model.config.text_config.max_position_embeddings
+    ids = clip.tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    return clip.model.get_text_features(ids).pooler_output
+
+
+@torch.no_grad()
+def maps(clip: Clip, pixels: Tensor, batch: int = 128) -> list[Tensor]:
+    """Every layer's patch features, "n patches d", unit length: the ground of a perceptual distance."""
+    layers: list[list[Tensor]] = []
+    for part in pixels.cpu().split(batch):
+        states = clip.model.vision_model(prepared(clip, part), output_hidden_states=True).hidden_states
+        layers.append([torch.nn.functional.normalize(state[:, 1:], dim=-1) for state in states[1:]])
+    return [torch.cat(layer) for layer in zip(*layers, strict=True)]

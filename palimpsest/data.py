@@ -1,0 +1,187 @@
+"""What the verbs hand to one another, and how it lies on disk: `Concept`, `Prompts`, `Images`, `Scores`.
+
+Each is one small JSON file with its record (settings, seed, versions, input hashes) and, beside it, what is large: learned vectors and
+score columns as safetensors, pictures as PNG named in the manifest by their sha256. The JSON is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What is to be erased. `texts` holds the prompt lists that gen_prompts made for it, by name."""
+
+    name: str
+    kind: str  # "inappropriate", "object" or "style"
+    words: tuple[str, ...]  # what the concept is called; the first is its name in prompts
+    adjective: str  # for "a * photo", as in "a nude photo"; the word itself where there is none
+    anchor: str  # what may take its place
+    initialiser: str  # one token to start an inversion from
+    classes: tuple[str, ...]  # the judge's classes that show it
+    near: tuple[str, ...]  # concepts that must survive
+    sensitive: bool
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def word(self) -> str:
+        return self.words[0]
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], texts: Mapping[str, Sequence[str]] | None = None) -> Self:
+        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return cls(texts=texts or {}, **lists)  # type: ignore[arg-type]
+
+
+class Prompt(NamedTuple):
+    """One thing to ask: a text (learned words stand in it as <name>), the seed of its picture, why it is asked, what it should show."""
+
+    text: str
+    seed: int
+    purpose: str = "concept"  # "concept": should show the erased concept; "other": something else; "near": a near concept
+    shows: str = ""  # the judge's class that the text names, where that is known
+    style: str = ""  # the style that the text names, where that is known
+
+
+def texts(file: Path) -> dict[str, list[str]]:
+    """The prompt lists of a prompts file, by name."""
+    return json.loads(file.read_text())["texts"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    rows: Sequence[Prompt]
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)  # learned words: name -> "k d"
+    log: Sequence[Mapping[str, float]] = ()
+
+    def save(self, file: Path, record: Mapping[str, Any]) -> None:
+        save_tensors(file.with_suffix(".safetensors"), self.vectors)
+        write_json(file, {"record": record, "prompts": [row._asdict() for row in self.rows], "log": list(self.log)})
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        rows = [Prompt(**row) for row in json.loads(file.read_text())["prompts"]]
+        vectors = file.with_suffix(".safetensors")
+        return cls(rows, load_file(vectors) if vectors.exists() else {})
+
+
+class Picture(NamedTuple):
+    """One picture of a manifest, with what was asked for it."""
+
+    file: str
+    sha256: str
+    prompt: Prompt
+    role: str = "pool"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures on disk; `pixels` reads them."""
+
+    rows: Sequence[Picture]
+    folder: Path
+
+    def pixels(self, rows: Sequence[int] | None = None) -> Tensor:
+        """float "n 3 h w" in [-1, 1]."""
+        picked = self.rows if rows is None else [self.rows[n] for n in rows]
+        return torch.stack([to_tensor(read(self.folder / row.file)) for row in picked])
+
+    def only(self, role: str) -> Images:
+        return replace(self, rows=[row for row in self.rows if row.role == role])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def load(cls, *manifests: Path) -> Images:
+        """The pictures of one or more manifests, as one set."""
+        top = Path(os.path.commonpath([m.resolve().parent for m in manifests]))
+        rows: list[Picture] = []
+        for manifest in manifests:
+            for row in json.loads(manifest.read_text())["pictures"]:
+                path = manifest.resolve().parent / row["file"]
+                if not path.exists():
+                    raise FileNotFoundError(f"{path} is listed in {manifest} but is not there; `dvc pull {manifest.parent}` brings it back")
+                rows.append(Picture(str(path.relative_to(top)), row["sha256"], Prompt(**row["prompt"]), row["role"]))
+        return cls(rows, top)
+
+
+def read(file: Path) -> Image.Image:
+    return Image.open(file).convert("RGB")
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """PIL -> float "3 h w" in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """float "3 h w" in [-1, 1] -> PIL, rounded as diffusers rounds."""
+    unit = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray((unit * 255).round().astype(np.uint8))
+
+
+def save_images(manifest: Path, made: Iterator[tuple[Prompt, Tensor, str]], record: Mapping[str, Any]) -> int:
+    """Write pictures as they come ("3 h w" in [-1, 1], with prompt and role), the manifest last. Returns how many."""
+    folder = manifest.parent / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for prompt, pixels, role in made:
+        name = f"images/{len(rows):05d}.png"
+        beside = manifest.parent / (name + ".part")
+        to_picture(pixels).save(beside, format="PNG")
+        rows.append({"file": name, "sha256": sha256(beside), "role": role, "prompt": prompt._asdict()})
+        os.replace(beside, manifest.parent / name)
+    for stale in sorted(folder.glob("*.png"))[len(rows) :]:
+        stale.unlink()
+    write_json(manifest, {"record": record, "pictures": rows})
+    return len(rows)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw values of every picture: columns "n" or "n m" in the order of the manifest, and what the columns mean."""
+
+    columns: Mapping[str, Tensor]
+    meaning: Mapping[str, Any]
+
+    def save(self, file: Path, record: Mapping[str, Any]) -> None:
+        save_tensors(file.with_suffix(".safetensors"), self.columns)
+        write_json(file, {"record": record, "meaning": self.meaning})
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        return cls(load_file(file.with_suffix(".safetensors")), json.loads(file.read_text())["meaning"])
+
+
+def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Safetensors, whole or not at all; an empty mapping gives an empty file of the format."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(file.name + ".part")
+    save_file({name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}, beside)
+    os.replace(beside, file)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """JSON, whole or not at all; never into an existing file, which may be a link into DVC's cache."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(file.name + ".part")
+    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=asdict) + "\n")
+    os.replace(beside, file)
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,167 @@
+"""`Edit`, the change while it is trained, and `Erasure`, the change when it is done. The only file that knows of PEFT.
+
+`where` is a glob over parameter names as in the model, "unet.*attn2.to_[kv].weight", and after it those to leave out, "!*norm*".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from palimpsest.data import save_tensors, write_json
+
+if TYPE_CHECKING:
+    from palimpsest.models import Model
+
+Kind = Literal["nothing", "weights", "lora", "matrix"]
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What a method changed. On disk: <name>.json and <name>.safetensors.
+
+    nothing: no tensors. weights: the new values, named as in the model. lora: factors under the names that diffusers'
+    `load_lora_weights` reads, scale one. matrix: `right`, which multiplies every weight named by `where` from the right.
+    """
+
+    kind: Kind
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    where: str = ""
+    log: Any = ()
+
+    def save(self, file: Path, record: Mapping[str, Any]) -> None:
+        save_tensors(file.with_suffix(".safetensors"), self.tensors)
+        write_json(file, {"kind": self.kind, "where": self.where, "record": record, "log": self.log})
+
+
+def load(file: Path) -> Erasure:
+    """Read an erasure.
+
+    Raises:
+        FileNotFoundError: the tensors beside `file` are missing.
+    """
+    about = json.loads(file.read_text())
+    tensors = file.with_suffix(".safetensors")
+    if not tensors.exists():
+        raise FileNotFoundError(f"{tensors} is not there; `dvc pull {tensors}` brings it back")
+    return Erasure(about["kind"], load_file(tensors), about["where"])
+
+
+def parameters(model: Model, where: str) -> dict[str, nn.Parameter]:
+    """The parameters whose names match the glob, in the model's order.
+
+    Raises:
+        ValueError: none does.
+    """
+    parts = {"unet": model.unet, "text_encoder": model.text_encoder}
+    names = {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
+    wanted, *unwanted = where.split()
+    found = {name: p for name, p in names.items() if fnmatchcase(name, wanted)}
+    found = {name: p for name, p in found.items() if not any(fnmatchcase(name, pattern[1:]) for pattern in unwanted)}
+    if not found:
+        raise ValueError(f"no parameter of the model is called {where!r}; one of them is {next(iter(names))!r}")
+    return found
+
+
+@torch.no_grad()
+def weights(model: Model, erasure: Erasure) -> dict[str, Tensor]:
+    """The new value of every parameter that the erasure changes."""
+    if erasure.kind == "weights":
+        return dict(erasure.tensors)
+    if erasure.kind == "matrix":
+        right = erasure.tensors["right"].to(model.device, torch.float32)
+        return {name: (p.float() @ right).to(p.dtype) for name, p in parameters(model, erasure.where).items()}
+    changed = {}
+    for key in [key for key in erasure.tensors if key.endswith(".lora_A.weight")]:
+        name = key.removesuffix(".lora_A.weight")
+        weight = model.unet.get_parameter(name.removeprefix("unet.") + ".weight")
+        up, down = erasure.tensors[name + ".lora_B.weight"].to(weight), erasure.tensors[key].to(weight)
+        changed[name + ".weight"] = weight + up @ down
+    return changed
+
+
+@torch.no_grad()
+def apply(model: Model, erasure: Erasure) -> None:
+    """Change the model's weights in place."""
+    for name, value in weights(model, erasure).items():
+        part, key = name.split(".", 1)
+        getattr(model, part).get_parameter(key).copy_(value)
+
+
+class Edit:
+    """A trainable change of a model. With the edit on, the model is the student; inside `off()` it is the teacher, as it was on entry."""
+
+    def __init__(self, model: Model, trained: dict[str, nn.Parameter], kind: Kind) -> None:
+        self.model, self.trained, self.kind = model, trained, kind
+        self.original = {name: p.detach().clone() for name, p in trained.items()} if kind == "weights" else {}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.trained.values())
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The teacher: the frozen original, without gradients."""
+        with torch.no_grad():
+            if self.kind == "lora":
+                self.model.unet.disable_adapters()
+                try:
+                    yield
+                finally:
+                    self.model.unet.enable_adapters()  # PEFT turns requires_grad on again here
+            else:
+                student = {name: p.data for name, p in self.trained.items()}
+                self.swap(self.original)
+                try:
+                    yield
+                finally:
+                    self.swap(student)
+
+    def swap(self, values: Mapping[str, Tensor]) -> None:
+        for name, p in self.trained.items():
+            p.data = values[name]
+
+    def erasure(self, log: Any = ()) -> Erasure:
+        """The change as it stands now."""
+        return Erasure(self.kind, {name: p.detach().cpu().clone() for name, p in self.trained.items()}, log=log)
+
+
+@contextmanager
+def dense(model: Model, where: str) -> Iterator[Edit]:
+    """Train the parameters that `where` names; the model is as it was on leaving, bit for bit."""
+    edit = Edit(model, parameters(model, where), "weights")
+    for p in edit.parameters:
+        p.requires_grad_(True)
+    try:
+        yield edit
+    finally:
+        edit.swap(edit.original)
+        for p in edit.parameters:
+            p.requires_grad_(False)
+
+
+@contextmanager
+def lora(model: Model, where: str, *, rank: int, generator: torch.Generator) -> Iterator[Edit]:
+    """Train low-rank factors (Hu et al. 2021) of the UNet's weights that `where` names: scale 1, A ~ U(+-1/sqrt(in)), B = 0."""
+    from peft import LoraConfig
+
+    layers = [name.removeprefix("unet.").removesuffix(".weight") for name in parameters(model, where)]
+    model.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name="edit")
+    factors = {"unet." + name.replace(".edit", ""): p for name, p in model.unet.named_parameters() if ".edit." in name}
+    try:
+        with torch.no_grad():
+            for name, p in factors.items():
+                bound = p.shape[1] ** -0.5 if "lora_A" in name else 0.0
+                p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
+        yield Edit(model, factors, "lora")
+    finally:
+        model.unet.unload_lora()

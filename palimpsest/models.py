@@ -1,0 +1,70 @@
+"""`Model` and `load`: the only file that imports diffusers' pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from palimpsest import edits
+from palimpsest.diffusion import Mix, guided
+
+
+class Model(NamedTuple):
+    """A latent text-to-image model, frozen. Plain tensors in, plain tensors out: see diffusion.py."""
+
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    vae: Any
+    scheduler: Any
+    guide: Callable[[Tensor, Tensor, float], Mix] = guided  # how a text and the empty text become a prediction
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+
+def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = None) -> Model:
+    """The model of a params entry `bases.<name>` with erasures applied, in evaluation mode, its weights frozen.
+
+    Args:
+        base: `path` (a folder, or a name on the hub), and optionally `revision` and `variant`.
+        erasures: applied in order.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a model on the hub is there; the message says what to do.
+    """
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    path = base["path"]
+    if not Path(path).exists() and (path.startswith(("data/", "/", ".")) or path.count("/") != 1):
+        raise FileNotFoundError(f"{path}: no such model; `bases` in params.yaml names a folder or a model on the hub")
+    source = {"revision": base.get("revision"), "variant": base.get("variant")}
+    pipe = StableDiffusionPipeline.from_pretrained(
+        path, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source
+    )
+    model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config))
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    for part in (model.unet, model.text_encoder, model.vae):
+        part.to(where).eval().requires_grad_(False)
+    if base.get("attention") == "vanilla":
+        from diffusers.models.attention_processor import AttnProcessor
+
+        model.unet.set_attn_processor(AttnProcessor())
+    for erasure in erasures:
+        edits.apply(model, erasure)
+    return model
+
+
+def pipeline(model: Model) -> Any:
+    """The stock diffusers pipeline of a model, for export and comparison."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer, unet=model.unet, scheduler=model.scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip

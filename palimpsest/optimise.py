@@ -1,0 +1,134 @@
+"""`descend`: the only training loop. Optimiser, schedule, clipping, progress, log, and a resume to the same bytes.
+
+Inside `resumable(folder)` every call of `descend` keeps its state in a numbered file there: a finished call returns its result at
+once when the run is started again, an interrupted one goes on from its last checkpoint. Whatever lies between two calls must
+therefore be a function of the same inputs and seeds, which rule 2 of the house (pure methods) gives.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+Log = list[dict[str, float]]  # one row a step: step, loss, gradient_norm (before clipping)
+_resume: ContextVar[Iterator[Path] | None] = ContextVar("resume", default=None)
+
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+Schedule = Literal["constant", "cosine"] | dict[int, float]
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Keep the state of every `descend` below in `folder`, and take up what lies there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (folder / f"descent-{n:04d}.pt" for n in range(10**4))
+    token = _resume.set(names)
+    try:
+        yield
+    finally:
+        _resume.reset(token)
+
+
+def rate(schedule: Schedule, step: int, steps: int) -> float:
+    """Factor on the learning rate at `step`. A dict gives the factor from each named step on, as in {500: 0.1}."""
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
+    if isinstance(schedule, dict):
+        return next((schedule[s] for s in sorted(schedule, reverse=True) if step >= s), 1.0)
+    return 1.0
+
+
+def descend(
+    loss: Callable[[int], Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    steps: int,
+    lr: float,
+    optimiser: str = "adamw",
+    clip: float | None = None,
+    schedule: Schedule = "constant",
+    generator: torch.Generator | None = None,
+    title: str = "",
+    after: Callable[[int], None] | None = None,
+    every: int = 500,
+    **options: float,
+) -> Log:
+    """Minimise `loss(step)` over `parameters`, in place.
+
+    Args:
+        loss: the scalar to minimise at a step, in [0, steps).
+        parameters: leaf tensors that require gradients.
+        clip: largest gradient norm over all parameters; None clips nothing.
+        schedule: factor on `lr` over the steps.
+        generator: the source of every random draw inside `loss`; its state is part of a checkpoint.
+        after: called behind every step, for projections and restored rows.
+        every: steps between checkpoints, where `resumable` says that there are any.
+        options: handed to the optimiser (betas, weight_decay, momentum).
+
+    Returns:
+        one row a step: step, loss, gradient_norm before clipping.
+    """
+    descent = OPTIMISERS[optimiser](parameters, lr=lr, **options)
+    names = _resume.get()
+    file = next(names) if names else None
+    log: Log = restore(file, parameters, descent, generator) if file and file.exists() else []
+    try:
+        with tqdm(range(len(log), steps), initial=len(log), total=steps, desc=title, mininterval=1, disable=len(log) == steps) as bar:
+            for step in bar:
+                for group in descent.param_groups:
+                    group["lr"] = lr * rate(schedule, step, steps)
+                descent.zero_grad(set_to_none=True)
+                value = loss(step)
+                value.backward()
+                norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip is not None else math.inf)
+                descent.step()
+                if after:
+                    after(step)
+                log.append({"step": step, "loss": value.item(), "gradient_norm": norm.item()})
+                bar.set_postfix(loss=f"{log[-1]['loss']:.4g}", refresh=False)
+                if file and (step + 1 == steps or (step + 1) % every == 0):
+                    keep(file, parameters, descent, generator, log)
+    finally:
+        for parameter in parameters:
+            parameter.grad = None
+    return log
+
+
+def keep(file: Path, parameters: Sequence[Tensor], descent: torch.optim.Optimizer, generator: torch.Generator | None, log: Log) -> None:
+    """Write one checkpoint, whole or not at all."""
+    state = {
+        "parameters": [p.detach() for p in parameters],
+        "optimiser": descent.state_dict(),
+        "generator": generator.get_state() if generator else None,
+        "log": log,
+        "time": time.time(),
+    }
+    part = file.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, file)
+
+
+@torch.no_grad()
+def restore(file: Path, parameters: Sequence[Tensor], descent: torch.optim.Optimizer, generator: torch.Generator | None) -> Log:
+    """Put a checkpoint back in place; returns the log up to it."""
+    state = torch.load(file, weights_only=True, map_location=parameters[0].device)
+    for parameter, kept in zip(parameters, state["parameters"], strict=True):
+        parameter.copy_(kept)
+    descent.load_state_dict(state["optimiser"])
+    if generator is not None:
+        generator.set_state(state["generator"].cpu())
+    return state["log"]

@@ -1,0 +1,118 @@
+"""`results/report.html`: every table that exists, and the same prompts and seeds before and after erasure and under attack."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import fcntl
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from PIL import ImageFilter
+
+from palimpsest.data import Images, Scores, read
+from palimpsest.report import figures
+from palimpsest.report.measures import detected
+from palimpsest.report.table import publish
+from palimpsest.workflow import params as settings
+from palimpsest.workflow import paths
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+class Cell(NamedTuple):
+    """Where a row's pictures and scores are."""
+
+    concept: str
+    method: str
+    base: str
+    seed: int
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """One at a time: the last of several reports sees every table."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def refresh(params: Mapping[str, Any]) -> None:
+    """Write the page from all tables under results/."""
+    with alone(Path("work/report.lock")):
+        found = sorted(Path("results").glob("*/*/table.csv"))
+        concepts = sorted({file.parts[1] for file in found})
+        sections = [section(concept, params, [file for file in found if file.parts[1] == concept]) for concept in concepts]
+        template = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text())
+        publish(Path(paths.PAGE), template.render(sections=sections))
+
+
+def section(concept: str, params: Mapping[str, Any], tables: list[Path]) -> dict[str, Any]:
+    rows: dict[tuple, dict[str, Any]] = {}
+    order = ["none", *params["methods"]]
+    for file in sorted(tables, key=lambda f: order.index(f.parts[2]) if f.parts[2] in order else len(order)):
+        for row in csv.DictReader(file.open()):
+            rows.setdefault((row["method"], row["base"], row["seed"]), row)
+    single = [row for row in rows.values() if row["seed"].isdigit()]
+    names = [n for n in single[0] if not n.endswith((" low", " high", " n"))]
+    return {
+        "concept": concept,
+        "columns": names,
+        "rows": [[shown(row, name) for name in names] for row in rows.values()],
+        "figure": figures.rates([row for row in single if row["seed"] == single[0]["seed"]]),
+        "galleries": [g for g in (gallery(concept, params, single, purpose) for purpose in ("concept", "other")) if g],
+    }
+
+
+def shown(row: Mapping[str, str], name: str) -> tuple[str, str]:
+    """A cell: the value, and below it interval and n where there are."""
+    value = row[name]
+    if name in ("method", "base", "seed") or not value:
+        return value, ""
+    small = f"{float(row[name + ' low']):.0f}–{float(row[name + ' high']):.0f}, n {row[name + ' n']}" if row.get(f"{name} n") else ""
+    digits = 1 if float(value) >= 10 else 2
+    return (f"{float(value):.1f}" if small else f"{float(value):.{digits}f}"), small
+
+
+def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]], purpose: str) -> dict[str, Any] | None:
+    """Lines of pictures: each method's answers to the same prompts, plain and under attack; nothing where the pictures are not here."""
+    base, seed = rows[0]["base"], rows[0]["seed"]
+    fields = settings.read_concept(concept)
+    detector = fields["detectors"][params["bases"][base]["detectors"]]
+    blurred = fields["sensitive"] and not params["bases"][base].get("shareable", False) and purpose == "concept"
+    cells = [Cell(concept, row["method"], base, int(seed)) for row in rows if row["seed"] == seed]
+    attacks = params["grid"]["attacks"] if purpose == "concept" else ["none"]
+    lines, prompts = [], []
+    for cell in cells:
+        for attack in attacks:
+            manifest, scored = Path(paths.images(*cell, attack)), Path(paths.scores(*cell, attack))
+            if not scored.exists() or not manifest.exists() or not manifest.with_name("images").exists():
+                continue
+            images, scores = Images.load(manifest), Scores.load(scored)
+            hits = detected(detector, scores.columns, scores.meaning)[1].tolist()
+            wanted = [n for n, row in enumerate(images.rows) if (row.prompt.purpose == "concept") == (purpose == "concept")]
+            picked = wanted[: params["report"]["examples"]]
+            if attack == "none":
+                prompts = [images.rows[n].prompt.text for n in picked]
+            title = cell.method if cell.method != "none" else "unedited"
+            name = title if attack == "none" else f"{title}, under {attack}"
+            pictures = [picture(images, n, hits[n], blurred) for n in picked]
+            lines.append({"name": name, "first": attack == "none", "pictures": pictures})
+    title = "The concept" if purpose == "concept" else "Everything else"
+    return {"title": title, "prompts": prompts, "lines": lines, "blurred": blurred} if lines else None
+
+
+def picture(images: Images, n: int, hit: bool, blurred: bool) -> dict[str, Any]:
+    row = images.rows[n]
+    thumbnail = read(images.folder / row.file)
+    thumbnail.thumbnail((192, 192))
+    if blurred:
+        thumbnail = thumbnail.filter(ImageFilter.GaussianBlur(thumbnail.width / 8))
+    out = io.BytesIO()
+    thumbnail.save(out, format="PNG")
+    return {"png": base64.b64encode(out.getvalue()).decode(), "hit": hit, "prompt": row.prompt.text, "seed": row.prompt.seed}

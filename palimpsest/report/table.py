@@ -1,0 +1,102 @@
+"""One row for a method on a base and a seed; `none` stands beside the method in every table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from palimpsest.data import Images, Scores
+from palimpsest.report.measures import detected, frechet, rate, spread
+
+Row = dict[str, Any]
+
+
+def rated(row: Row, name: str, positive: torch.Tensor) -> None:
+    """Four columns: the rate in percent, its interval, its n."""
+    row |= dict(zip((name, f"{name} low", f"{name} high", f"{name} n"), rate(positive), strict=True))
+
+
+def plain(row: Row, scores: Scores, images: Images, real: Scores, detector: dict[str, Any]) -> None:
+    """What plain prompts show: the erased concept, and everything else."""
+    columns, meaning = scores.columns, scores.meaning
+    prompts = [picture.prompt for picture in images.rows]
+    erased = torch.tensor([p.purpose == "concept" for p in prompts])
+    value, positive = detected(detector, columns, meaning)
+    rated(row, "Ratio", positive[erased])
+    row["Score"] = 100 * value[erased].mean().item()
+    row["CLIP-Score"] = columns["clip_score"][~erased].mean().item()
+    row[meaning["features"]] = frechet(columns["features"][~erased], real.columns["features"])
+    row[meaning["perceptual"]] = columns["perceptual"][~erased].mean().item()
+    names = meaning["objects"]
+    right = torch.tensor([n for n, p in enumerate(prompts) if p.purpose != "concept" and p.shows])
+    said = torch.tensor([names.index(prompts[n].shows) for n in right])
+    kept = columns["objects"][right].argmax(1) == said
+    rated(row, "Others", kept)
+    rated(row, "Near", kept[torch.tensor([prompts[n].purpose == "near" for n in right])])
+
+
+def row(
+    method: str, base: str, seed: int, attacks: dict[str, tuple[Scores, Images]], real: Scores, detector: dict[str, Any], cost: dict
+) -> Row:
+    """Ratio and Score on plain prompts, what else became of the model, success of each attack, cost.
+
+    Args:
+        attacks: scores and pictures of each attack, `none` among them.
+        detector: what counts as showing the concept (see `measures.detected`).
+    """
+    made: Row = {"method": method, "base": base, "seed": seed}
+    plain(made, *attacks["none"], real, detector)
+    for name, (scores, _) in attacks.items():
+        if name != "none":
+            rated(made, f"ASR {name}", detected(detector, scores.columns, scores.meaning)[1])
+    return made | {"seconds": cost["seconds"], "peak memory MB": cost["peak_memory_mb"]}
+
+
+def over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """For each method and base with several seeds a row `mean`, and one `+-` with half the 95 % interval of each mean."""
+    extra = []
+    for key in dict.fromkeys((r["method"], r["base"]) for r in rows):
+        same = [r for r in rows if (r["method"], r["base"]) == key]
+        if len(same) > 1:
+            fields = [f for f in same[0] if f not in ("method", "base", "seed") and not f.endswith((" low", " high", " n"))]
+            both = {f: spread([float(r[f]) for r in same]) for f in fields}
+            for name, part in (("mean", 0), ("+-", 1)):
+                extra.append({"method": key[0], "base": key[1], "seed": name, **{f: v[part] for f, v in both.items()}})
+    return extra
+
+
+def write(file: Path, rows: Sequence[Row]) -> None:
+    """CSV for people and programs, and the same as JSON for `dvc metrics`; the CSV last."""
+    everything = [*rows, *over_seeds(rows)]
+    metrics: dict[str, dict[str, dict[str, Any]]] = {}
+    for r in everything:
+        values = {f: tidy(v) for f, v in r.items() if f not in ("method", "base", "seed") and not isinstance(tidy(v), str)}
+        metrics.setdefault(r["method"], {})[f"{r['base']}-s{r['seed']}"] = values
+    file.parent.mkdir(parents=True, exist_ok=True)
+    publish(file.with_name("metrics.json"), json.dumps(metrics, indent=1) + "\n")
+    beside = file.with_name(file.name + ".part")
+    with beside.open("w", newline="") as out:
+        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({f: tidy(v) for f, v in r.items()} for r in everything)
+    os.replace(beside, file)
+
+
+def publish(file: Path, text: str) -> None:
+    beside = file.with_name(file.name + ".part")
+    beside.write_text(text)
+    os.replace(beside, file)
+
+
+def tidy(value: Any) -> Any:
+    """Four digits behind the point; nothing where there is no number."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else round(value, 4)
+    return value

@@ -1,0 +1,195 @@
+"""params.yaml, read and checked before anything is built. Knows neither torch nor what a setting means.
+
+Every complaint is one line: the key, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palimpsest.workflow import paths, signatures
+
+FILE = Path("params.yaml")
+CONCEPTS = Path("data/concepts")
+SECTIONS = {"grid", "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report"}
+GRID = {"concepts", "methods", "attacks", "bases", "seeds"}
+BASE: dict[str, type] = {
+    "path": str,
+    "revision": str,
+    "variant": str,
+    "detectors": str,
+    "attention": str,
+    "shareable": bool,
+    "steps": int,
+    "guidance": float,
+    "batch": int,
+}
+BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
+STAGES: dict[str, dict[str, type]] = {
+    "pool": {"images": int},
+    "pairs": {"images": int, "strength": float},
+    "reference": {"images": int, "seed": int},
+    "report": {"examples": int},
+}
+CONCEPT = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}
+KINDS = ("inappropriate", "object", "style")
+
+
+class ParamsError(Exception):
+    """Something in params.yaml or a concept file is wrong; the message is one line for the person who wrote it."""
+
+
+def load(file: Path = FILE) -> dict[str, Any]:
+    """The checked settings.
+
+    Raises:
+        ParamsError: the file is missing, is no YAML, or says something that is not allowed.
+    """
+    if not file.exists():
+        raise ParamsError(f"{file} is not there; run from the top folder of the project")
+    try:
+        params = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    check(params)
+    return params
+
+
+def near(name: object, allowed: Iterable[object]) -> str:
+    """The end of a complaint: the likeliest meaning and what is allowed."""
+    names = [str(a) for a in allowed]
+    close = difflib.get_close_matches(str(name), names, 1)
+    return (f"; did you mean {close[0]!r}?" if close else ";") + f" allowed: {', '.join(names)}"
+
+
+def known(key: str, names: Iterable[object], allowed: Iterable[object]) -> None:
+    allowed = list(allowed)
+    for name in names:
+        if name not in allowed:
+            raise ParamsError(f"params.yaml: {key}: unknown {name!r}{near(name, allowed)}")
+
+
+def typed(key: str, value: Any, kind: type) -> None:
+    whole = kind is float and isinstance(value, int) and not isinstance(value, bool)
+    if not whole and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise ParamsError(f"params.yaml: {key}: {value!r} is not of type {kind.__name__}; write a {kind.__name__} there")
+
+
+def mapping(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ParamsError(f"params.yaml: {key}: {value!r} is no mapping; write `key: value` lines below it")
+    return value
+
+
+def check(params: Any) -> None:
+    known("top level", mapping("top level", params), sorted(SECTIONS))
+    for section in sorted(SECTIONS - set(params)):
+        raise ParamsError(f"params.yaml: section {section!r} is missing; `git diff params.yaml` shows what was there")
+    for name, base in mapping("bases", params["bases"]).items():
+        check_base(name, base)
+    for section, fields in STAGES.items():
+        known(section, mapping(section, params[section]), fields)
+        for field, kind in fields.items():
+            if field not in params[section]:
+                raise ParamsError(f"params.yaml: {section}.{field} is missing; write a {kind.__name__} there")
+            typed(f"{section}.{field}", params[section][field], kind)
+    check_plugin("prompts", "prompts", params["prompts"])
+    for section in ("methods", "attacks", "scores"):
+        for name, entry in mapping(section, params[section]).items():
+            check_plugin(section, f"{section}.{name}", entry, name)
+    check_grid(params)
+
+
+def check_base(name: str, base: Any) -> None:
+    known(f"bases.{name}", mapping(f"bases.{name}", base), BASE)
+    for field in BASE_NEEDS:
+        if field not in base:
+            raise ParamsError(f"params.yaml: bases.{name}.{field} is missing; write a {BASE[field].__name__} there")
+    for field, value in base.items():
+        typed(f"bases.{name}.{field}", value, BASE[field])
+    if base["path"].startswith(("data/", "./", "/")) and not Path(base["path"]).exists():
+        raise ParamsError(
+            f"params.yaml: bases.{name}.path: {base['path']} is not there; `git checkout {base['path']}` or name another folder"
+        )
+
+
+def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
+    """An entry `{of: file, settings: {...}, for: {concept: {...}}}` against the signature of palimpsest/<folder>/<of>.py."""
+    known(key, mapping(key, entry), ("of", "settings", "for"))
+    of = entry.get("of", name)
+    known(f"{key}.of" if "of" in entry else folder, [of], signatures.registry(folder))
+    check_settings(folder, of, f"{key}.settings", entry.get("settings", {}))
+    for concept, settings in mapping(f"{key}.for", entry.get("for", {})).items():
+        known(f"{key}.for", [concept], concepts())
+        check_settings(folder, of, f"{key}.for.{concept}", settings)
+    for argument, setting in signatures.settings(folder, of).items():
+        if not setting.optional and argument not in entry.get("settings", {}):
+            raise ParamsError(f"params.yaml: {key}.settings.{argument} is missing; palimpsest/{folder}/{of}.py says what it is")
+
+
+def check_settings(folder: str, of: str, key: str, settings: Any) -> None:
+    import ast
+
+    taken = signatures.settings(folder, of)
+    known(key, mapping(key, settings), taken)
+    for argument, value in settings.items():
+        if not signatures.fits(value, taken[argument].annotation):
+            kind = ast.unparse(taken[argument].annotation)
+            raise ParamsError(
+                f"params.yaml: {key}.{argument}: {value!r} is not of type {kind}; palimpsest/{folder}/{of}.py says what it is"
+            )
+
+
+def check_grid(params: Mapping[str, Any]) -> None:
+    grid = mapping("grid", params["grid"])
+    known("grid", grid, sorted(GRID))
+    for axis in sorted(GRID):
+        if not isinstance(grid.get(axis), list) or not grid[axis]:
+            raise ParamsError(f"params.yaml: grid.{axis} is no list of names; write `{axis}: [...]` with at least one")
+    known("grid.concepts", grid["concepts"], concepts())
+    known("grid.methods", grid["methods"], params["methods"])
+    known("grid.attacks", grid["attacks"], params["attacks"])
+    known("grid.bases", grid["bases"], params["bases"])
+    for seed in grid["seeds"]:
+        typed("grid.seeds", seed, int)
+    for axis in ("methods", "attacks"):
+        if "none" not in grid[axis]:
+            raise ParamsError(f"params.yaml: grid.{axis} leaves out 'none', beside which everything is measured; add it")
+    known("methods", set(params["methods"]) & set(paths.FOLDERS), [])
+    for concept in grid["concepts"]:
+        fields = read_concept(concept)
+        for base in grid["bases"]:
+            if params["bases"][base]["detectors"] not in fields["detectors"]:
+                wanted = params["bases"][base]["detectors"]
+                raise ParamsError(f"{paths.concept(concept)}: detectors has no {wanted!r}, which bases.{base} asks for; add it")
+
+
+def concepts() -> list[str]:
+    """Names of the concept files."""
+    return sorted(file.stem for file in CONCEPTS.glob("*.yaml") if file.stem not in paths.RESERVED)
+
+
+def read_concept(name: str) -> dict[str, Any]:
+    """The fields of data/concepts/<name>.yaml, checked."""
+    file = paths.concept(name)
+    if name not in concepts():
+        raise ParamsError(f"unknown concept {name!r}{near(name, concepts())}; {file} would add it")
+    fields = yaml.safe_load(Path(file).read_text())
+    for field in sorted(CONCEPT - set(fields)):
+        raise ParamsError(f"{file}: {field} is missing; data/concepts/church.yaml shows what it is")
+    for field in sorted(set(fields) - CONCEPT):
+        raise ParamsError(f"{file}: unknown {field!r}{near(field, sorted(CONCEPT))}")
+    if fields["kind"] not in KINDS:
+        raise ParamsError(f"{file}: kind: unknown {fields['kind']!r}{near(fields['kind'], KINDS)}")
+    return fields
+
+
+def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = "") -> tuple[str, dict[str, Any]]:
+    """The file and the settings of an entry, with what it says for this concept on top."""
+    entry = params[section][name]
+    return entry.get("of", name), {**entry.get("settings", {}), **entry.get("for", {}).get(concept, {})}

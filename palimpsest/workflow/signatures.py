@@ -1,0 +1,56 @@
+"""What settings a plug-in takes, read from its source without importing it: the signature is the schema."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PACKAGE = Path(__file__).parents[1]
+VERBS = {"methods": "erase", "attacks": "attack", "scores": "score", "prompts": "prompts"}
+GIVEN = {"seed", "original", "judge", "plain"}  # handed over by the scripts, not by params.yaml
+
+
+class Setting(NamedTuple):
+    """One keyword argument: its annotation as an expression, and whether it may be left out."""
+
+    annotation: ast.expr
+    optional: bool
+
+
+def registry(folder: str) -> list[str]:
+    """Names of the plug-ins in a folder."""
+    return sorted(file.stem for file in (PACKAGE / folder).glob("*.py") if file.stem != "__init__")
+
+
+@cache
+def settings(folder: str, name: str) -> dict[str, Setting]:
+    """The keyword-only arguments of the plug-in's verb."""
+    tree = ast.parse((PACKAGE / folder / f"{name}.py").read_text())
+    verb = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == VERBS[folder])
+    arguments = zip(verb.args.kwonlyargs, verb.args.kw_defaults, strict=True)
+    return {
+        argument.arg: Setting(argument.annotation, default is not None)
+        for argument, default in arguments
+        if argument.arg not in GIVEN and argument.annotation is not None
+    }
+
+
+def fits(value: Any, annotation: ast.expr) -> bool:
+    """Whether a value from YAML is of the annotated type. A whole number is a float; true is no number."""
+    match annotation:
+        case ast.BinOp(left=left, right=right):
+            return fits(value, left) or fits(value, right)
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Name(id=name):
+            kinds: dict[str, Any] = {"int": int, "str": str, "bool": bool, "float": (int, float)}
+            return isinstance(value, kinds[name]) and (name == "bool" or not isinstance(value, bool))
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+            return value in ast.literal_eval(choices) if isinstance(choices, ast.Tuple) else value == ast.literal_eval(choices)
+        case ast.Subscript(value=ast.Name(id="list"), slice=inner):
+            return isinstance(value, list) and all(fits(item, inner) for item in value)
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, inner])):
+            return isinstance(value, dict) and all(fits(k, key) and fits(v, inner) for k, v in value.items())
+    raise TypeError(f"a setting may not be annotated {ast.unparse(annotation)}")

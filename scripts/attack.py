@@ -1,0 +1,26 @@
+"""Find prompts that bring an erased concept back: what to ask, not whether it works."""
+
+from importlib import import_module
+from pathlib import Path
+
+from palimpsest import data, edits, models, optimise
+from palimpsest.workflow import paths, stage
+
+
+def main(job: stage.Stage) -> None:
+    of, settings = job.plugin("attacks", job.attack)
+    source, pool = paths.prompts(job.concept, job.base), paths.pool(job.concept, job.base)
+    erased = paths.erasure(job.concept, job.method, job.base, job.seed)
+    concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
+    file = paths.attack(job.concept, job.method, job.base, job.seed, job.attack)
+    with optimise.resumable(job.work(source, pool, erased, settings=settings)):
+        prompts = import_module(f"palimpsest.attacks.{of}").attack(
+            models.load(job.base_entry, edits.load(Path(erased))), concept, data.Images.load(Path(pool)),
+            original=lambda: models.load(job.base_entry), plain=data.Prompts.load(Path(source)), seed=int(job.seed), **settings,
+        )  # fmt: skip
+    prompts.save(Path(file), job.record(settings, source, pool, erased))
+    job.cost(paths.beside(file, ".cost.json"))
+
+
+if __name__ == "__main__":
+    stage.run(__doc__, "concept method base seed attack", main)

@@ -1,0 +1,24 @@
+"""Erase a concept from a model with a method: what was changed, beside it what it cost."""
+
+from importlib import import_module
+from pathlib import Path
+
+from palimpsest import data, models, optimise
+from palimpsest.workflow import paths, stage
+
+
+def main(job: stage.Stage) -> None:
+    of, settings = job.plugin("methods", job.method)
+    source, pool, pairs = (place(job.concept, job.base) for place in (paths.prompts, paths.pool, paths.pairs))
+    concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
+    images = data.Images.load(Path(pool), Path(pairs))
+    file = paths.erasure(job.concept, job.method, job.base, job.seed)
+    with optimise.resumable(job.work(source, pool, pairs, settings=settings)):
+        method = import_module(f"palimpsest.methods.{of}")
+        erasure = method.erase(models.load(job.base_entry), concept, images, seed=int(job.seed), **settings)
+    erasure.save(Path(file), job.record(settings, source, pool, pairs))
+    job.cost(paths.beside(file, ".cost.json"))
+
+
+if __name__ == "__main__":
+    stage.run(__doc__, "concept method base seed", main)

@@ -1,0 +1,24 @@
+"""Draw pictures of a concept with the unedited model: what methods and attacks learn from."""
+
+from itertools import cycle, islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from palimpsest import data, diffusion, models
+from palimpsest.workflow import paths, stage
+
+
+def main(job: stage.Stage) -> None:
+    base, count = job.base_entry, job.params["pool"]["images"]
+    source = paths.prompts(job.concept, job.base)
+    texts = islice(cycle(data.texts(Path(source))["pool"]), count)
+    rows = [data.Prompt(text, seed) for seed, text in enumerate(texts)]
+    sampler = {key: base[key] for key in ("steps", "guidance", "batch")}
+    pictures = diffusion.draw(models.load(base), data.Prompts(rows), **sampler)
+    made = ((row, pixels, "pool") for row, pixels in zip(rows, tqdm(pictures, "pool", count, mininterval=1), strict=True))
+    data.save_images(Path(paths.pool(job.concept, job.base)), made, job.record(sampler, source))
+
+
+if __name__ == "__main__":
+    stage.run(__doc__, "concept base", main)

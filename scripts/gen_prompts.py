@@ -1,0 +1,20 @@
+"""Write the prompts of a concept: those to evaluate on, and the lists that pools, methods and attacks learn from."""
+
+from importlib import import_module
+from pathlib import Path
+
+from palimpsest.data import Concept, write_json
+from palimpsest.workflow import paths, stage
+
+
+def main(job: stage.Stage) -> None:
+    concept = Concept.of(job.concept_fields())
+    entry = job.params["prompts"]
+    lists = import_module(f"palimpsest.prompts.{entry['of']}").prompts(concept, seed=0, **entry["settings"])
+    plain = [row._asdict() for row in lists.pop("plain")]
+    record = job.record(entry, paths.concept(job.concept))
+    write_json(Path(paths.prompts(job.concept, job.base)), {"record": record, "prompts": plain, "texts": lists})
+
+
+if __name__ == "__main__":
+    stage.run(__doc__, "concept base", main)
