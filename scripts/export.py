@@ -1,0 +1,20 @@
+"""Write an erased model as a stock diffusers folder; low-rank factors also as a file for `load_lora_weights`."""
+
+import shutil
+from pathlib import Path
+
+from palimpsest import edits, models
+from palimpsest.workflow import paths, stage
+
+
+def main(job: stage.Stage) -> None:
+    file = Path(paths.erasure(job.concept, job.method, job.base, job.seed))
+    erasure = edits.load(file)
+    models.pipeline(models.load(job.base_entry, erasure)).save_pretrained(job.folder)
+    if erasure.kind == "lora":
+        shutil.copy(file.with_suffix(".safetensors"), Path(job.folder) / "pytorch_lora_weights.safetensors")
+    print(f"{job.folder}: StableDiffusionPipeline.from_pretrained reads it")
+
+
+if __name__ == "__main__":
+    stage.run(__doc__, "concept method base seed folder", main)

@@ -1,0 +1,142 @@
+"""What holds for every file in methods/, attacks/ and scores/: a new one is tested by being there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TOP, random_model
+
+from palimpsest import data, edits
+from palimpsest.models import Model, pipeline
+from palimpsest.workflow import params, signatures
+
+METHODS, ATTACKS = signatures.registry("methods"), signatures.registry("attacks")
+SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one that is not named here runs with its defaults
+    "esd": {"steps": 2, "lr": 1e-2, "sampler_steps": 4},
+    "dm2": {
+        "max_loops": 2, "tau": -2.0, "mine_steps": 2, "steps": 2, "length": 3, "bank": 2, "sampler_steps": 2, "lr": 1e-2,
+        "clip_model": str(TOP / "data/mini/clip"),
+    },
+    "cce": {"steps": 3, "batch": 2},
+}  # fmt: skip
+
+
+def erased(name: str, model: Model, concept: data.Concept, images: data.Images, **settings: Any) -> edits.Erasure:
+    method = import_module(f"palimpsest.methods.{name}")
+    return method.erase(model, concept, images, seed=3, **SMALL.get(name, {}), **settings)
+
+
+def attacked(name: str, model: Model, concept: data.Concept, images: data.Images, plain: data.Prompts) -> data.Prompts:
+    attack = import_module(f"palimpsest.attacks.{name}")
+    return attack.attack(model, concept, images, original=random_model, plain=plain, seed=3, **SMALL.get(name, {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_leaves_the_model_as_it_was(name: str, tiny: Model, concept: Any, images: Any, state: Callable) -> None:
+    before = state(tiny)
+    erased(name, tiny, concept, images)
+    after = state(tiny)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not any(p.requires_grad for p in tiny.unet.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_gives_the_same_bytes_for_the_same_seed(name: str, concept: Any, images: Any, tmp_path: Path) -> None:
+    files = []
+    for run in ("a", "b"):
+        torch.manual_seed(len(files))  # the global generator must not matter
+        erased(name, random_model(), concept, images).save(tmp_path / f"{run}.json", {"seed": 3})
+        files.append([(tmp_path / f"{run}{end}").read_bytes() for end in (".json", ".safetensors")])
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_erasure_survives_the_disk_and_applies(name: str, tiny: Model, concept: Any, images: Any, state: Callable, tmp_path: Path) -> None:
+    before = state(tiny)
+    made = erased(name, tiny, concept, images)
+    made.save(tmp_path / "e.json", {})
+    loaded = edits.load(tmp_path / "e.json")
+    assert loaded.kind == made.kind and all(torch.equal(loaded.tensors[key], made.tensors[key]) for key in made.tensors)
+    wanted = edits.weights(tiny, made)
+    edits.apply(tiny, loaded)
+    after = state(tiny)
+    assert all(torch.equal(after[key], wanted.get(key, before[key])) for key in before)
+    changed = any(not torch.equal(before[key], after[key]) for key in before)
+    assert changed == (name != "none")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_erasure_loads_into_a_stock_pipeline(name: str, tiny: Model, concept: Any, images: Any, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    made = erased(name, tiny, concept, images)
+    if made.kind == "lora":  # the factors alone, through diffusers' own loader
+        made.save(tmp_path / "e.json", {})
+        stock = pipeline(random_model())
+        stock.load_lora_weights(tmp_path, weight_name="e.safetensors")
+        edits.apply(tiny, made)
+    else:
+        edits.apply(tiny, made)
+        pipeline(tiny).save_pretrained(tmp_path / "stock")
+        stock = StableDiffusionPipeline.from_pretrained(tmp_path / "stock", safety_checker=None)
+    x, context = torch.randn(2, 4, 16, 16), torch.randn(2, 24, 32)
+    with torch.no_grad():
+        ours, theirs = (unet(x, 500, context).sample for unet in (tiny.unet, stock.unet))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_leaves_the_model_as_it_was(name: str, tiny: Model, concept: Any, images: Any, plain: Any, state: Callable) -> None:
+    before = state(tiny)
+    attacked(name, tiny, concept, images, plain)
+    after = state(tiny)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_gives_the_same_prompts_for_the_same_seed(name: str, concept: Any, images: Any, plain: Any, tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        attacked(name, random_model(), concept, images, plain).save(tmp_path / f"{run}.json", {})
+    for end in (".json", ".safetensors"):
+        assert (tmp_path / f"a{end}").read_bytes() == (tmp_path / f"b{end}").read_bytes()
+    loaded = data.Prompts.load(tmp_path / "a.json")
+    assert loaded.rows and all(isinstance(row.seed, int) for row in loaded.rows)
+
+
+def test_none_asks_plainly(tiny: Model, concept: Any, images: Any, plain: data.Prompts) -> None:
+    assert attacked("none", tiny, concept, images, plain).rows == plain.rows
+
+
+@pytest.mark.parametrize("section", ["methods", "attacks", "scores"])
+def test_params_bind_to_signatures(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    settings = params.load()
+    verb = signatures.VERBS[section]
+    for name in settings[section]:
+        for concept in (*settings["grid"]["concepts"], ""):
+            of, given = params.plugin(settings, section, name, concept)
+            function = getattr(import_module(f"palimpsest.{section}.{of}"), verb)
+            mine = {key for key, value in inspect.signature(function).parameters.items() if value.kind is value.KEYWORD_ONLY}
+            assert set(given) <= mine - signatures.GIVEN, f"{section}.{name}"
+
+
+@pytest.mark.parametrize("folder", list(signatures.VERBS))
+def test_every_annotation_is_understood(folder: str) -> None:
+    for name in signatures.registry(folder):
+        for setting in signatures.settings(folder, name).values():
+            signatures.fits(None, setting.annotation)
+
+
+@pytest.mark.parametrize("folder", ["methods", "attacks"])
+def test_every_plugin_says_where_it_comes_from(folder: str) -> None:
+    for name in set(signatures.registry(folder)) - {"none"}:
+        about = import_module(f"palimpsest.{folder}.{name}").__doc__ or ""
+        assert "arXiv" in about and "Differs from" in about, name
+        assert len((TOP / "palimpsest" / folder / f"{name}.py").read_text().splitlines()) <= 250
