@@ -31,7 +31,7 @@ format: setup
 	snakefmt Snakefile rules
 
 phenomena: setup ## the published phenomena on the embedded model, three seeds, into docs/phenomena.md
-	snakemake --cores 2 --configfile params.yaml --snakefile Snakefile phenomena
+	snakemake --cores 2 docs/phenomena.md
 
 setup: .venv/ok
 

@@ -19,6 +19,7 @@ include: "rules/attack.smk"
 include: "rules/score.smk"
 include: "rules/report.smk"
 include: "rules/mini.smk"
+include: "rules/phenomena.smk"
 
 
 rule all:

@@ -32,13 +32,14 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
     """The model of a params entry `bases.<name>` with erasures applied, in evaluation mode, its weights frozen.
 
     Args:
-        base: `path` (a folder, or a name on the hub), and optionally `revision` and `variant`.
+        base: `path` (a folder, or a name on the hub), and optionally `revision`, `variant`, `unet` (a folder with another UNet), and
+            `attention` ("vanilla" for diffusers' plain processor).
         erasures: applied in order.
 
     Raises:
         FileNotFoundError: neither a folder nor a model on the hub is there; the message says what to do.
     """
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     path = base["path"]
     if not Path(path).exists() and (path.startswith(("data/", "/", ".")) or path.count("/") != 1):
@@ -47,6 +48,8 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
     pipe = StableDiffusionPipeline.from_pretrained(
         path, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source
     )
+    if "unet" in base:
+        pipe.unet = UNet2DConditionModel.from_pretrained(base["unet"], torch_dtype=torch.float32)
     model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     for part in (model.unet, model.text_encoder, model.vae):

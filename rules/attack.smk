@@ -7,7 +7,7 @@ for name in SETTINGS["attacks"]:
             concept_file,
             weights,
             paths.prompts("{concept}", "{base}"),
-            paths.pool("{concept}", "{base}"),
+            pool,
             paths.erasure(*JOB),
             code=script("attack", of("attacks", name)),
         output:

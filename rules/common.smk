@@ -56,6 +56,11 @@ def weights(wildcards):
     return ["data/mini/manifest.json"] if path.startswith("data/mini") else []
 
 
+def pool(wildcards):
+    """Pictures of the concept: the base's own, or those of the base that `pool_from` names."""
+    return paths.pool(wildcards.concept, base_entry(wildcards).get("pool_from", wildcards.base))
+
+
 def concept_file(wildcards):
     return paths.concept(known("concepts", wildcards.concept))
 

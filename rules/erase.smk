@@ -8,7 +8,7 @@ for name in SETTINGS["methods"]:
             concept_file,
             weights,
             paths.prompts("{concept}", "{base}"),
-            paths.pool("{concept}", "{base}"),
+            pool,
             paths.pairs("{concept}", "{base}"),
             code=script("erase", of("methods", name)),
         output:

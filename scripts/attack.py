@@ -9,7 +9,7 @@ from palimpsest.workflow import paths, stage
 
 def main(job: stage.Stage) -> None:
     of, settings = job.plugin("attacks", job.attack)
-    source, pool = paths.prompts(job.concept, job.base), paths.pool(job.concept, job.base)
+    source, pool = paths.prompts(job.concept, job.base), job.pool
     erased = paths.erasure(job.concept, job.method, job.base, job.seed)
     concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
     file = paths.attack(job.concept, job.method, job.base, job.seed, job.attack)

@@ -9,7 +9,7 @@ from palimpsest.workflow import paths, stage
 
 def main(job: stage.Stage) -> None:
     of, settings = job.plugin("methods", job.method)
-    source, pool, pairs = (place(job.concept, job.base) for place in (paths.prompts, paths.pool, paths.pairs))
+    source, pool, pairs = paths.prompts(job.concept, job.base), job.pool, paths.pairs(job.concept, job.base)
     concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
     images = data.Images.load(Path(pool), Path(pairs))
     file = paths.erasure(job.concept, job.method, job.base, job.seed)

@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
         {"part": "all", "steps": 1_400, "batch": 16, "lr": 1e-3, "colour": 0.0, "seed": 3},
         {"part": "all", "steps": 1_800, "batch": 16, "lr": 1.5e-3, "colour": 2.0, "seed": 9},
     ],
-    "decoder": {"part": "decoder", "steps": 3_500, "batch": 16, "lr": 1e-3, "colour": 0.5, "seed": 4},
+    "decoder": {"part": "decoder", "steps": 5_000, "batch": 16, "lr": 1.5e-3, "colour": 1.0, "seed": 4},
     "judge": {"size": 64, "epochs": 24, "batch": 128, "seed": 6},
     "unet": {"steps": 16_000, "batch": 32, "lr": 1.2e-3, "seed": 5},
 }

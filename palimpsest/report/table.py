@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from palimpsest.data import Images, Scores
 from palimpsest.report.measures import detected, frechet, rate, spread
+from palimpsest.workflow import paths
 
 Row = dict[str, Any]
 
@@ -23,7 +24,7 @@ def rated(row: Row, name: str, positive: torch.Tensor) -> None:
     row |= dict(zip((name, f"{name} low", f"{name} high", f"{name} n"), rate(positive), strict=True))
 
 
-def plain(row: Row, scores: Scores, images: Images, real: Scores, detector: dict[str, Any]) -> None:
+def plain(row: Row, scores: Scores, images: Images, real: Scores, detector: Mapping[str, Any]) -> None:
     """What plain prompts show: the erased concept, and everything else."""
     columns, meaning = scores.columns, scores.meaning
     prompts = [picture.prompt for picture in images.rows]
@@ -43,7 +44,7 @@ def plain(row: Row, scores: Scores, images: Images, real: Scores, detector: dict
 
 
 def row(
-    method: str, base: str, seed: int, attacks: dict[str, tuple[Scores, Images]], real: Scores, detector: dict[str, Any], cost: dict
+    method: str, base: str, seed: int, attacks: dict[str, tuple[Scores, Images]], real: Scores, detector: Mapping[str, Any], cost: dict
 ) -> Row:
     """Ratio and Score on plain prompts, what else became of the model, success of each attack, cost.
 
@@ -57,6 +58,14 @@ def row(
         if name != "none":
             rated(made, f"ASR {name}", detected(detector, scores.columns, scores.meaning)[1])
     return made | {"seconds": cost["seconds"], "peak memory MB": cost["peak_memory_mb"]}
+
+
+def of_cell(concept: str, method: str, base: str, seed: int, attacks: Sequence[str], detector: Mapping[str, Any]) -> Row:
+    """The row of a cell, read from results/."""
+    cell = (concept, method, base, seed)
+    found = {a: (Scores.load(Path(paths.scores(*cell, a))), Images.load(Path(paths.images(*cell, a)))) for a in attacks}
+    cost = json.loads(Path(paths.beside(paths.erasure(*cell), ".cost.json")).read_text())
+    return row(method, base, seed, found, Scores.load(Path(paths.reference_scores(base))), detector, cost)
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:

@@ -16,12 +16,14 @@ from palimpsest.workflow import paths, signatures
 
 FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
-SECTIONS = {"grid", "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report"}
-GRID = {"concepts", "methods", "attacks", "bases", "seeds"}
+SECTIONS = {"phenomena", "grid", "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report"}
+GRID = ("attacks", "bases", "concepts", "methods", "seeds")
 BASE: dict[str, type] = {
     "path": str,
     "revision": str,
     "variant": str,
+    "unet": str,
+    "pool_from": str,
     "detectors": str,
     "attention": str,
     "shareable": bool,
@@ -102,7 +104,11 @@ def check(params: Any) -> None:
     for section in ("methods", "attacks", "scores"):
         for name, entry in mapping(section, params[section]).items():
             check_plugin(section, f"{section}.{name}", entry, name)
-    check_grid(params)
+    for name in params["methods"]:
+        if name in paths.FOLDERS:
+            raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
+    for section in ("grid", "phenomena"):
+        check_grid(params, section)
 
 
 def check_base(name: str, base: Any) -> None:
@@ -112,10 +118,10 @@ def check_base(name: str, base: Any) -> None:
             raise ParamsError(f"params.yaml: bases.{name}.{field} is missing; write a {BASE[field].__name__} there")
     for field, value in base.items():
         typed(f"bases.{name}.{field}", value, BASE[field])
-    if base["path"].startswith(("data/", "./", "/")) and not Path(base["path"]).exists():
-        raise ParamsError(
-            f"params.yaml: bases.{name}.path: {base['path']} is not there; `git checkout {base['path']}` or name another folder"
-        )
+    for field in ("path", "unet"):
+        folder = base.get(field, "")
+        if folder.startswith(("data/", "./", "/")) and not Path(folder).exists():
+            raise ParamsError(f"params.yaml: bases.{name}.{field}: {folder} is not there; `git checkout {folder}` or name another folder")
 
 
 def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
@@ -145,27 +151,26 @@ def check_settings(folder: str, of: str, key: str, settings: Any) -> None:
             )
 
 
-def check_grid(params: Mapping[str, Any]) -> None:
-    grid = mapping("grid", params["grid"])
-    known("grid", grid, sorted(GRID))
-    for axis in sorted(GRID):
+def check_grid(params: Mapping[str, Any], section: str) -> None:
+    """`grid` and `phenomena`: lists of names for every axis."""
+    grid = mapping(section, params[section])
+    known(section, grid, GRID)
+    allowed = {"concepts": concepts(), **{axis: list(params[axis]) for axis in ("methods", "attacks", "bases")}}
+    for axis in GRID:
         if not isinstance(grid.get(axis), list) or not grid[axis]:
-            raise ParamsError(f"params.yaml: grid.{axis} is no list of names; write `{axis}: [...]` with at least one")
-    known("grid.concepts", grid["concepts"], concepts())
-    known("grid.methods", grid["methods"], params["methods"])
-    known("grid.attacks", grid["attacks"], params["attacks"])
-    known("grid.bases", grid["bases"], params["bases"])
-    for seed in grid["seeds"]:
-        typed("grid.seeds", seed, int)
-    for axis in ("methods", "attacks"):
-        if "none" not in grid[axis]:
-            raise ParamsError(f"params.yaml: grid.{axis} leaves out 'none', beside which everything is measured; add it")
-    known("methods", set(params["methods"]) & set(paths.FOLDERS), [])
+            raise ParamsError(f"params.yaml: {section}.{axis} is no list of names; write `{axis}: [...]` with at least one")
+        if axis == "seeds":
+            for seed in grid[axis]:
+                typed(f"{section}.seeds", seed, int)
+        else:
+            known(f"{section}.{axis}", grid[axis], allowed[axis])
+        if axis in ("methods", "attacks") and "none" not in grid[axis]:
+            raise ParamsError(f"params.yaml: {section}.{axis} leaves out 'none', beside which everything is measured; add it")
     for concept in grid["concepts"]:
-        fields = read_concept(concept)
+        detectors = read_concept(concept)["detectors"]
         for base in grid["bases"]:
-            if params["bases"][base]["detectors"] not in fields["detectors"]:
-                wanted = params["bases"][base]["detectors"]
+            wanted = params["bases"][base]["detectors"]
+            if wanted not in detectors:
                 raise ParamsError(f"{paths.concept(concept)}: detectors has no {wanted!r}, which bases.{base} asks for; add it")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from palimpsest.workflow import params
+from palimpsest.workflow import params, paths
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, FileNotFoundError, ValueError)  # told in one line; anything else is a fault of ours and keeps its traceback
@@ -41,6 +41,11 @@ class Stage:
     def base_entry(self) -> dict[str, Any]:
         params.known("bases", [self.base], self.params["bases"])
         return self.params["bases"][self.base]
+
+    @property
+    def pool(self) -> str:
+        """Pictures of the concept: the base's own, or those of the base that `pool_from` names."""
+        return paths.pool(self.concept, self.base_entry.get("pool_from", self.base))
 
     def concept_fields(self) -> dict[str, Any]:
         """The concept's file, with the judge's classes for this base."""

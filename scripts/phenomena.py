@@ -1,0 +1,34 @@
+"""Measure the published phenomena on the embedded model into docs/phenomena.md."""
+
+from pathlib import Path
+
+from palimpsest.data import Scores
+from palimpsest.report import measures, phenomena, table
+from palimpsest.workflow import params, paths, stage
+
+CONTROL = "mini-without-church"
+HEAD = """# The published phenomena on the embedded model
+
+Made by `make phenomena`: {n} seeds of editing and attack, mean ± half the 95 % interval over seeds (Student's t). {images} pictures a
+rate and seed. Rates are in percent. The last row of a table is the floor: concept inversion on a model that was trained without it.
+"""
+
+
+def main(job: stage.Stage) -> None:
+    grid = job.params["phenomena"]
+    parts = [HEAD.format(n=len(grid["seeds"]), images=job.params["prompts"]["settings"].get("concept_prompts", 60))]
+    for concept in grid["concepts"]:
+        detector = params.read_concept(concept)["detectors"]["mini"]
+        cells = [(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]
+        rows = [table.of_cell(*cell, grid["attacks"], detector) for cell in cells]
+        floor = []
+        if CONTROL.endswith(concept):
+            for seed in grid["seeds"]:
+                scores = Scores.load(Path(paths.scores(concept, "none", CONTROL, seed, "cce")))
+                floor.append(measures.rate(measures.detected(detector, scores.columns, scores.meaning)[1]).percent)
+        parts.append(phenomena.page(concept, rows, floor))
+    table.publish(Path("docs/phenomena.md"), "\n".join(parts))
+
+
+if __name__ == "__main__":
+    stage.run(__doc__, "", main)

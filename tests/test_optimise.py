@@ -1,0 +1,61 @@
+"""The one training loop: a killed run resumes to the same bytes; clipping, schedule and log are what they say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from palimpsest.optimise import Log, descend, rate, resumable
+
+
+class Killed(Exception):
+    pass
+
+
+def train(folder: Path, *, killed_at: int | None = None, optimiser: str = "adamw") -> tuple[torch.Tensor, Log]:
+    """Two descents one after the other, with random draws in the loss."""
+    draws = torch.Generator().manual_seed(0)
+    w = torch.zeros(5, requires_grad=True)
+    done = 0
+
+    def loss(step: int) -> torch.Tensor:
+        nonlocal done
+        if killed_at is not None and done == killed_at:
+            raise Killed
+        done += 1
+        return (w - torch.randn(5, generator=draws)).pow(2).sum()
+
+    with resumable(folder):
+        logs = [descend(loss, [w], steps=30, lr=0.1, optimiser=optimiser, generator=draws, every=7, schedule="cosine") for _ in range(2)]
+    return w.detach(), logs[0] + logs[1]
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("killed_at", [3, 20, 30, 44])
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, killed_at: int, optimiser: str) -> None:
+    whole, log = train(tmp_path / "whole", optimiser=optimiser)
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", killed_at=killed_at, optimiser=optimiser)
+    resumed, again = train(tmp_path / "killed", optimiser=optimiser)
+    assert torch.equal(whole, resumed) and log == again
+
+
+def test_a_finished_descent_is_not_run_again(tmp_path: Path) -> None:
+    train(tmp_path)
+    train(tmp_path, killed_at=0)  # would raise at its first step
+
+
+def test_gradients_are_clipped_and_logged_before_clipping() -> None:
+    w = torch.zeros(1, requires_grad=True)
+    log = descend(lambda _: 30 * w.sum(), [w], steps=1, lr=1.0, optimiser="sgd", clip=10.0)
+    assert log[0]["gradient_norm"] == pytest.approx(30) and w.item() == pytest.approx(-10)
+    assert w.grad is None
+
+
+def test_schedules() -> None:
+    assert [rate({5: 0.1, 8: 0.01}, step, 10) for step in (0, 4, 5, 7, 8)] == [1, 1, 0.1, 0.1, 0.01]
+    assert rate("cosine", 5, 10) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert rate("constant", 9, 10) == 1

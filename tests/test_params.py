@@ -1,0 +1,137 @@
+"""Bad input ends in one line that names the key, what is allowed and the remedy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TOP
+
+from palimpsest.workflow import params
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what the graph is built from."""
+    for name in ("params.yaml", "Snakefile"):
+        shutil.copy(TOP / name, tmp_path / name)
+    for name in ("rules", "data/concepts", "scripts"):
+        shutil.copytree(TOP / name, tmp_path / name)
+    (tmp_path / "data/mini").mkdir()
+    for name in ("model", "manifest.json"):
+        (tmp_path / "data/mini" / name).symlink_to(TOP / "data/mini" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def change(project: Path, key: str, value: Any) -> None:
+    """Set a dotted key of params.yaml; a value of ... takes it out."""
+    file = project / "params.yaml"
+    tree = yaml.safe_load(file.read_text())
+    *way, last = key.split("/")
+    place = tree
+    for part in way:
+        place = place[part]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    file.write_text(yaml.safe_dump(tree))
+
+
+WRONG = [
+    ("grid/concepts", ["nudty"], ["grid.concepts", "'nudty'", "did you mean 'nudity'", "allowed:"]),
+    ("grid/methods", ["none", "dm3"], ["grid.methods", "'dm3'", "did you mean 'dm2'"]),
+    ("grid/attacks", ["none", "cse"], ["grid.attacks", "'cse'", "did you mean 'cce'"]),
+    ("grid/bases", ["mimi"], ["grid.bases", "'mimi'", "did you mean 'mini'"]),
+    ("grid/seeds", ["a"], ["grid.seeds", "'a'", "int"]),
+    ("grid/methods", ["dm2"], ["grid.methods", "'none'", "add it"]),
+    ("grid/sedes", [1], ["grid", "'sedes'", "did you mean 'seeds'"]),
+    ("methods/dm2/settings/taw", 0.3, ["methods.dm2.settings", "'taw'", "did you mean 'tau'"]),
+    ("methods/dm2/settings/tau", "much", ["methods.dm2.settings.tau", "'much'", "float"]),
+    ("methods/dm2/settings/rank", 2.5, ["methods.dm2.settings.rank", "2.5", "int"]),
+    ("methods/dm2/settings/mining", 1, ["methods.dm2.settings.mining", "bool"]),
+    ("methods/dm2/settings/mine_schedule", {"late": 0.1}, ["methods.dm2.settings.mine_schedule", "dict[int, float]"]),
+    ("methods/esd/settings/variant", "y", ["methods.esd.settings.variant", "'y'", "Literal"]),
+    ("methods/uce-2025/of", "ucee", ["methods.uce-2025.of", "'ucee'", "did you mean 'uce'"]),
+    ("methods/esd/sttings", {}, ["methods.esd", "'sttings'", "did you mean 'settings'"]),
+    ("methods/esd/for", {"churhc": {}}, ["methods.esd.for", "'churhc'", "did you mean 'church'"]),
+    ("attacks/cce/settings/steps", True, ["attacks.cce.settings.steps", "int"]),
+    ("scores/objects/settings", {}, ["scores.objects.settings.weights", "missing"]),
+    ("bases/mini/path", "data/mini/nowhere", ["bases.mini.path", "data/mini/nowhere", "not there"]),
+    ("bases/mini/steps", ..., ["bases.mini.steps", "missing"]),
+    ("pool/images", "many", ["pool.images", "'many'", "int"]),
+    ("report", ..., ["report", "missing"]),
+]
+
+
+@pytest.mark.parametrize("key, value, said", WRONG, ids=[f"{key}={value}" for key, value, _ in WRONG])
+def test_one_line_names_key_and_remedy(project: Path, key: str, value: Any, said: list[str]) -> None:
+    change(project, key, value)
+    with pytest.raises(params.ParamsError) as error:
+        params.load()
+    message = str(error.value)
+    assert "\n" not in message and all(part in message for part in said), message
+
+
+def test_the_shipped_settings_pass(project: Path) -> None:
+    assert params.load()["grid"]["bases"] == ["mini"]
+
+
+def test_broken_yaml_and_missing_file(project: Path) -> None:
+    (project / "params.yaml").write_text("grid: [")
+    with pytest.raises(params.ParamsError, match="is no YAML"):
+        params.load()
+    (project / "params.yaml").unlink()
+    with pytest.raises(params.ParamsError, match="is not there"):
+        params.load()
+
+
+def test_concept_file_is_checked(project: Path) -> None:
+    file = project / "data/concepts/church.yaml"
+    fields = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**fields, "kind": "thing"}))
+    with pytest.raises(params.ParamsError, match=r"church.yaml: kind: unknown 'thing'"):
+        params.load()
+    file.write_text(yaml.safe_dump({key: value for key, value in fields.items() if key != "anchor"}))
+    with pytest.raises(params.ParamsError, match=r"church.yaml: anchor is missing"):
+        params.load()
+
+
+def snakemake(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "snakemake", *arguments], capture_output=True, text=True)
+
+
+def test_snakemake_says_it_in_one_line_and_touches_nothing(project: Path) -> None:
+    kept = project / "results/nudity/dm2/table.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious\n")
+    change(project, "methods/dm2/settings/taw", 0.3)
+    run = snakemake("-n", "results/nudity/dm2/table.csv")
+    said = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()]
+    assert run.returncode != 0 and "Traceback" not in run.stderr
+    assert len(said) == 1 and "methods.dm2.settings: unknown 'taw'; did you mean 'tau'?" in said[0], said
+    assert kept.read_text() == "precious\n"
+
+
+def test_unknown_names_in_a_target(project: Path) -> None:
+    for target, said in (
+        ("results/nudty/dm2/table.csv", "unknown concept 'nudty'; did you mean 'nudity'?"),
+        ("results/nudity/dm3/table.csv", "unknown method 'dm3'; did you mean 'dm2'?"),
+    ):
+        run = snakemake("-n", target)
+        assert run.returncode != 0 and said in run.stdout + run.stderr, run.stderr
+        assert "Traceback" not in run.stderr
+
+
+def test_a_script_says_it_in_one_line(project: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "scripts/erase.py", "nudity", "dm3", "mini", "0"], capture_output=True, text=True, env={"PYTHONPATH": str(TOP)}
+    )
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert run.stderr.strip().splitlines()[-1].startswith("palimpsest: params.yaml: methods: unknown 'dm3'; did you mean 'dm2'?")

@@ -1,0 +1,77 @@
+"""Tables and the page: right numbers from known scores, nothing sensitive in the clear."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from palimpsest import data
+from palimpsest.report import measures, page, table
+
+DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
+MEANING = {"objects": ["church", "dog", "none"], "features": "FID-mini", "perceptual": "LPIPS-mini"}
+
+
+def cell(folder: Path, shares: list[float]) -> tuple[data.Scores, data.Images]:
+    """Two pictures of churches, judged with these shares, and two of dogs, judged rightly and wrongly."""
+    prompts = [data.Prompt("a church", n) for n in range(2)] + [
+        data.Prompt("a dog", 10 + n, "near" if n else "other", "dog") for n in range(2)
+    ]
+    objects = torch.tensor([[s, 0.0, 1 - s] for s in shares] + [[0.1, 0.8, 0.1], [0.1, 0.2, 0.7]])
+    torch.manual_seed(0)
+    columns = {"objects": objects, "clip_score": torch.tensor([1.0, 1.0, 20.0, 30.0]), "perceptual": torch.tensor([9.0, 9.0, 0.1, 0.3])}
+    columns["features"] = torch.randn(4, 3)
+    made = ((p, torch.rand(3, 64, 64) * 2 - 1, "none") for p in prompts)
+    data.save_images(folder / "manifest.json", made, {})
+    return data.Scores(columns, MEANING), data.Images.load(folder / "manifest.json")
+
+
+def test_a_row_says_what_the_scores_say(tmp_path: Path) -> None:
+    plain, attacked = cell(tmp_path / "plain", [0.9, 0.2]), cell(tmp_path / "attacked", [0.9, 0.6])
+    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    row = table.row("uce", "mini", 0, {"none": plain, "cce": attacked}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10})
+    assert row["Ratio"] == 50 and row["Ratio n"] == 2 and row["Score"] == pytest.approx(55)
+    assert row["CLIP-Score"] == 25 and row["LPIPS-mini"] == pytest.approx(0.2)
+    assert row["FID-mini"] == pytest.approx(measures.frechet(plain[0].columns["features"][2:], real.columns["features"]))
+    assert row["Others"] == 50 and row["Others n"] == 2 and row["Near"] == 0 and row["Near n"] == 1
+    assert row["ASR cce n"] == 4 and row["ASR cce"] == 50 and row["seconds"] == 1.5
+
+
+def test_styles_count_by_the_largest_probability() -> None:
+    columns, meaning = {"styles": torch.tensor([[0.4, 0.35, 0.25], [0.3, 0.4, 0.3]])}, {"styles": ["van gogh", "plain", "pencil"]}
+    value, positive = measures.detected({"score": "styles", "classes": ["van gogh"]}, columns, meaning)
+    assert value.tolist() == pytest.approx([0.4, 0.3]) and positive.tolist() == [True, False]
+
+
+def test_seeds_are_averaged_with_students_interval(tmp_path: Path) -> None:
+    rows = [{"method": "uce", "base": "mini", "seed": n, "Ratio": value, "Ratio n": 10} for n, value in enumerate((10.0, 12.0, 17.0))]
+    mean, half = table.over_seeds(rows)
+    assert mean["seed"] == "mean" and mean["Ratio"] == pytest.approx(13)
+    assert half["Ratio"] == pytest.approx(4.302653 * math.sqrt(13) / math.sqrt(3), rel=1e-4)
+    table.write(tmp_path / "table.csv", rows)
+    assert [row["seed"] for row in csv.DictReader((tmp_path / "table.csv").open())] == ["0", "1", "2", "mean", "+-"]
+
+
+def test_pictures_are_blurred_where_they_must_be(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    _, images = cell(tmp_path, [0.5, 0.5])
+
+    def contrast(blurred: bool) -> float:
+        raw = base64.b64decode(page.picture(images, 0, True, blurred)["png"])
+        return torch.tensor(list(Image.open(io.BytesIO(raw)).convert("L").tobytes())).float().std().item()
+
+    assert contrast(True) < contrast(False) / 4
+
+
+def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
+    cell(tmp_path, [0.5, 0.5])
+    (tmp_path / "images/00001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"00001.png is listed in .* dvc pull"):
+        data.Images.load(tmp_path / "manifest.json")
