@@ -1,7 +1,6 @@
 # The embedded model from nothing. Its weights ship in data/mini; `snakemake mini_weights` makes them again, part by part, in this order.
 BEFORE = {
     "clip": [],
-    "eye": ["clip"],
     "vae": [],
     "decoder": ["vae"],
     "judge": [],

@@ -91,7 +91,7 @@ def erase(
     reduce = squared(loss_reduction)
     draws = torch.Generator().manual_seed(seed)
     null, c0 = encode(model, [""]), encode(model, [anchor])
-    pictures = images.pixels()
+    pictures = images.only("pool").pixels()
     latents, eye = moments(model, pictures), clip.load(clip_model)
     found: list[Mined] = []
     log: list[dict] = []

@@ -70,17 +70,10 @@ def pixels(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train(
-    model: CLIPModel, data: Renders, tokenizer: CLIPTokenizer, *, part: str, steps: int, batch: int = 128, lr: float = 1e-3, seed: int
-) -> CLIPModel:
-    """Contrastive training; captions that say the same scene are no negatives of one another.
-
-    `part` "all" trains both towers, "eye" the image tower alone, so that texts stay what the denoiser has learned.
-    """
-    model.train()
-    parameters = list(model.parameters())
-    if part == "eye":
-        parameters = [*model.vision_model.parameters(), *model.visual_projection.parameters()]
+def train(data: Renders, tokenizer: CLIPTokenizer, *, steps: int, batch: int = 128, lr: float = 1e-3, seed: int) -> CLIPModel:
+    """Contrastive training; captions that say the same scene are no negatives of one another."""
+    torch.manual_seed(seed)
+    model = blank(tokenizer).train()
     draws = torch.Generator().manual_seed(seed)
     ids = tokens(tokenizer, [scene.caption for scene in data.scenes])
     same = {key: n for n, key in enumerate(sorted({scene[:3] for scene in data.scenes}))}
@@ -95,5 +88,7 @@ def train(
         logits = logits.masked_fill(twins, -1e4)
         return (cross_entropy(logits, torch.arange(batch)) + cross_entropy(logits.T, torch.arange(batch))) / 2
 
-    descend(loss, parameters, steps=steps, lr=lr, schedule="cosine", clip=1.0, generator=draws, weight_decay=0.05, title=f"clip {part}")
+    descend(
+        loss, list(model.parameters()), steps=steps, lr=lr, schedule="cosine", clip=1.0, generator=draws, weight_decay=0.05, title="clip"
+    )
     return model.eval()
