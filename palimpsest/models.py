@@ -46,10 +46,10 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
         raise FileNotFoundError(f"{path}: no such model; `bases` in params.yaml names a folder or a model on the hub")
     source = {"revision": base.get("revision"), "variant": base.get("variant")}
     pipe = StableDiffusionPipeline.from_pretrained(
-        path, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source
+        path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source
     )
     if "unet" in base:
-        pipe.unet = UNet2DConditionModel.from_pretrained(base["unet"], torch_dtype=torch.float32)
+        pipe.unet = UNet2DConditionModel.from_pretrained(base["unet"], dtype=torch.float32)
     model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     for part in (model.unet, model.text_encoder, model.vae):

@@ -73,5 +73,5 @@ def test_pictures_are_blurred_where_they_must_be(tmp_path: Path) -> None:
 def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
     cell(tmp_path, [0.5, 0.5])
     (tmp_path / "images/00001.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"00001.png is listed in .* dvc pull"):
+    with pytest.raises(FileNotFoundError, match=r"00001.png is listed in .*dvc pull"):
         data.Images.load(tmp_path / "manifest.json")

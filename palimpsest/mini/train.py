@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
-from palimpsest.data import save_tensors
+from palimpsest.data import save_tensors, write_json
 from palimpsest.mini import clip, judge, render, unet, vae
 from palimpsest.optimise import resumable
 from palimpsest.scores import yolo
@@ -31,6 +31,18 @@ RECIPE: dict[str, Any] = {
     "decoder": {"part": "decoder", "steps": 5_000, "batch": 16, "lr": 1.5e-3, "colour": 1.0, "seed": 4},
     "judge": {"size": 64, "epochs": 24, "batch": 128, "seed": 6},
     "unet": {"steps": 13_000, "batch": 32, "lr": 1.2e-3, "seed": 5},
+}
+INDEX = {  # what makes a folder a pipeline of diffusers
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
 }
 CONTROL = "church"  # the object that the control model never sees
 
@@ -96,6 +108,8 @@ def make_unet(without: tuple[str, ...] = (), folder: Path = WEIGHTS / "model") -
     with resumable(WORK / ("unet" if not without else "control")):
         made = unet.train(unet.blank(), latents()[rows], table, caption, **RECIPE["unet"])
     made.half().save_pretrained(folder / "unet")
+    unet.scheduler().save_pretrained(WEIGHTS / "model" / "scheduler")
+    write_json(WEIGHTS / "model" / "model_index.json", INDEX)
 
 
 def make_control() -> None:
