@@ -25,4 +25,8 @@ include: "rules/phenomena.smk"
 rule all:
     default_target: True
     input:
-        [paths.table(concept, method) for concept in GRID["concepts"] for method in GRID["methods"]],
+        [
+            paths.table(concept, method)
+            for concept in GRID["concepts"]
+            for method in GRID["methods"]
+        ],

@@ -45,9 +45,7 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
     if not Path(path).exists() and (path.startswith(("data/", "/", ".")) or path.count("/") != 1):
         raise FileNotFoundError(f"{path}: no such model; `bases` in params.yaml names a folder or a model on the hub")
     source = {"revision": base.get("revision"), "variant": base.get("variant")}
-    pipe = StableDiffusionPipeline.from_pretrained(
-        path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source
-    )
+    pipe = StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source)
     if "unet" in base:
         pipe.unet = UNet2DConditionModel.from_pretrained(base["unet"], dtype=torch.float32)
     model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config))

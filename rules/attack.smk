@@ -22,5 +22,7 @@ for name in SETTINGS["attacks"]:
             **tracked(f"attacks.{name}"),
             base=base_entry,
             attack=name,
+        message:
+            "{wildcards.concept}: attack {wildcards.method} with {params.attack} ({wildcards.base}, seed {wildcards.seed})"
         shell:
             "python {input.code[0]} {wildcards.concept} {wildcards.method} {wildcards.base} {wildcards.seed} {params.attack} > {log} 2>&1"

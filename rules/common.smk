@@ -38,7 +38,10 @@ def tracked(*keys):
 def script(verb, plugin=""):
     """The files that a script and its plug-in run, the script first."""
     files = code.closure(f"scripts/{verb}.py", *([plugin] if plugin else []))
-    return [f"scripts/{verb}.py", *(file for file in files if file != f"scripts/{verb}.py")]
+    return [
+        f"scripts/{verb}.py",
+        *(file for file in files if file != f"scripts/{verb}.py"),
+    ]
 
 
 def of(section, name):
@@ -58,7 +61,9 @@ def weights(wildcards):
 
 def pool(wildcards):
     """Pictures of the concept: the base's own, or those of the base that `pool_from` names."""
-    return paths.pool(wildcards.concept, base_entry(wildcards).get("pool_from", wildcards.base))
+    return paths.pool(
+        wildcards.concept, base_entry(wildcards).get("pool_from", wildcards.base)
+    )
 
 
 def concept_file(wildcards):

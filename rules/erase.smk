@@ -23,5 +23,7 @@ for name in SETTINGS["methods"]:
             **tracked(f"methods.{name}"),
             base=base_entry,
             method=name,
+        message:
+            "{wildcards.concept}: erase with {params.method} ({wildcards.base}, seed {wildcards.seed})"
         shell:
             "python {input.code[0]} {wildcards.concept} {params.method} {wildcards.base} {wildcards.seed} > {log} 2>&1"

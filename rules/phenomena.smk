@@ -1,7 +1,17 @@
 SHOWN = SETTINGS["phenomena"]
 CONTROL = "mini-without-church"
-CELLS = [(c, m, "mini", s) for c in SHOWN["concepts"] for m in SHOWN["methods"] for s in SHOWN["seeds"]]
-CELLS += [(c, "none", CONTROL, s) for c in SHOWN["concepts"] if CONTROL.endswith(c) for s in SHOWN["seeds"]]
+CELLS = [
+    (c, m, "mini", s)
+    for c in SHOWN["concepts"]
+    for m in SHOWN["methods"]
+    for s in SHOWN["seeds"]
+]
+CELLS += [
+    (c, "none", CONTROL, s)
+    for c in SHOWN["concepts"]
+    if CONTROL.endswith(c)
+    for s in SHOWN["seeds"]
+]
 
 
 rule phenomena:

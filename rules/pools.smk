@@ -11,6 +11,8 @@ rule gen_prompts:
     params:
         **tracked("prompts"),
         base=base_entry,
+    message:
+        "{wildcards.concept}: write prompts for {wildcards.base}"
     shell:
         "python {input.code[0]} {wildcards.concept} {wildcards.base} > {log} 2>&1"
 
@@ -32,6 +34,8 @@ rule gen_image_pool:
     params:
         **tracked("pool"),
         base=base_entry,
+    message:
+        "{wildcards.concept}: draw a pool with the unedited {wildcards.base}"
     shell:
         "python {input.code[0]} {wildcards.concept} {wildcards.base} > {log} 2>&1"
 
@@ -54,6 +58,8 @@ rule sdedit_pairs:
     params:
         **tracked("pairs"),
         base=base_entry,
+    message:
+        "{wildcards.concept}: redraw pool pictures without it"
     shell:
         "python {input.code[0]} {wildcards.concept} {wildcards.base} > {log} 2>&1"
 
@@ -71,5 +77,7 @@ rule gen_reference:
         "benchmarks/runs/gen_reference/{base}.tsv"
     params:
         **tracked("reference", "scores"),
+    message:
+        "Reference pictures for {wildcards.base}"
     shell:
         "python {input.code[0]} {wildcards.base} > {log} 2>&1"

@@ -17,7 +17,11 @@ def cells(place):
 rule report:
     input:
         concept_file,
-        cells(lambda concept, method, base, seed, attack: paths.erasure(concept, method, base, seed)),
+        cells(
+            lambda concept, method, base, seed, attack: paths.erasure(
+                concept, method, base, seed
+            )
+        ),
         cells(paths.images),
         cells(paths.scores),
         [paths.reference_scores(base) for base in GRID["bases"]],
@@ -30,5 +34,7 @@ rule report:
         "benchmarks/runs/report/{concept}-{method}.tsv"
     params:
         **tracked("grid", "report"),
+    message:
+        "{wildcards.concept}: table of {wildcards.method}"
     shell:
         "python {input.code[0]} {wildcards.concept} {wildcards.method} > {log} 2>&1"

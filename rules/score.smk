@@ -14,6 +14,8 @@ rule generate:
         gpu=1,
     params:
         base=base_entry,
+    message:
+        "{wildcards.concept}: draw with {wildcards.method} under attack {wildcards.attack} ({wildcards.base}, seed {wildcards.seed})"
     shell:
         "python {input.code[0]} {wildcards.concept} {wildcards.method} {wildcards.base} {wildcards.seed} {wildcards.attack} > {log} 2>&1"
 
@@ -23,7 +25,8 @@ rule score:
         weights,
         paths.images(*JOB, "{attack}"),
         paths.images("{concept}", "none", "{base}", "{seed}", "none"),
-        code=script("score") + sorted({of("scores", name) for name in SETTINGS["scores"]}),
+        code=script("score")
+        + sorted({of("scores", name) for name in SETTINGS["scores"]}),
     output:
         paths.scores(*JOB, "{attack}"),
     log:
@@ -34,5 +37,7 @@ rule score:
         gpu=1,
     params:
         **tracked("scores"),
+    message:
+        "{wildcards.concept}: score {wildcards.method} under attack {wildcards.attack} ({wildcards.base}, seed {wildcards.seed})"
     shell:
         "python {input.code[0]} {wildcards.concept} {wildcards.method} {wildcards.base} {wildcards.seed} {wildcards.attack} > {log} 2>&1"

@@ -13,13 +13,12 @@ def main(job: stage.Stage) -> None:
     erased = paths.erasure(job.concept, job.method, job.base, job.seed)
     concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
     file = paths.attack(job.concept, job.method, job.base, job.seed, job.attack)
-    with optimise.resumable(job.work(source, pool, erased, settings=settings)):
-        prompts = import_module(f"palimpsest.attacks.{of}").attack(
-            models.load(job.base_entry, edits.load(Path(erased))), concept, data.Images.load(Path(pool)),
-            original=lambda: models.load(job.base_entry), plain=data.Prompts.load(Path(source)), seed=int(job.seed), **settings,
-        )  # fmt: skip
+    attack = import_module(f"palimpsest.attacks.{of}").attack
+    model, images = models.load(job.base_entry, edits.load(Path(erased))), data.Images.load(Path(pool))
+    given = {"original": lambda: models.load(job.base_entry), "plain": data.Prompts.load(Path(source)), "seed": int(job.seed)}
+    with optimise.resumable(job.work(source, pool, erased, settings=settings)), job.cost(paths.beside(file, ".cost.json")):
+        prompts = attack(model, concept, images, **given, **settings)
     prompts.save(Path(file), job.record(settings, source, pool, erased))
-    job.cost(paths.beside(file, ".cost.json"))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ def main(job: stage.Stage) -> None:
     concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
     images = data.Images.load(Path(pool), Path(pairs))
     file = paths.erasure(job.concept, job.method, job.base, job.seed)
-    with optimise.resumable(job.work(source, pool, pairs, settings=settings)):
-        method = import_module(f"palimpsest.methods.{of}")
-        erasure = method.erase(models.load(job.base_entry), concept, images, seed=int(job.seed), **settings)
+    method, model = import_module(f"palimpsest.methods.{of}"), models.load(job.base_entry)
+    with optimise.resumable(job.work(source, pool, pairs, settings=settings)), job.cost(paths.beside(file, ".cost.json")):
+        erasure = method.erase(model, concept, images, seed=int(job.seed), **settings)
     erasure.save(Path(file), job.record(settings, source, pool, pairs))
-    job.cost(paths.beside(file, ".cost.json"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ class Stage:
             parser.add_argument(argument)
         self.names: dict[str, str] = vars(parser.parse_args())
         self.params = params.load()
-        self.started = time.perf_counter()
 
     def __getattr__(self, name: str) -> str:
         try:
@@ -66,10 +66,13 @@ class Stage:
             "inputs": {file: digest(Path(file)) for file in inputs},
         }
 
-    def cost(self, file: str) -> None:
-        """What the run took, apart from the artifact since it differs from run to run: seconds, peak memory in MB."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        text = json.dumps({"seconds": round(time.perf_counter() - self.started, 2), "peak_memory_mb": round(peak)})
+    @contextmanager
+    def cost(self, file: str) -> Iterator[None]:
+        """What the work inside took: seconds, peak memory of the process in MB. Not in the artifact, since it differs from run to run."""
+        started = time.perf_counter()
+        yield
+        seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        text = json.dumps({"seconds": round(seconds, 2), "peak_memory_mb": round(peak)})
         beside = Path(file + ".part")
         beside.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(text + "\n")
