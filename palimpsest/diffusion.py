@@ -12,14 +12,10 @@ import torch
 from torch import Tensor
 
 from palimpsest import tokens
+from palimpsest.types import Latents, Mix, Model, Text
 
 if TYPE_CHECKING:
     from palimpsest.data import Prompts
-    from palimpsest.models import Model
-
-Latents = Tensor
-Text = Tensor
-Mix = list[tuple[Text, float]]  # an affine mix of the model's own predictions: weights sum to one
 
 
 def encode(model: Model, texts: Sequence[str], words: dict[str, Tensor] | None = None) -> Text:

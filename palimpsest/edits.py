@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palimpsest.data import save_tensors, write_json
-
-if TYPE_CHECKING:
-    from palimpsest.models import Model
+from palimpsest.types import Model
 
 Kind = Literal["nothing", "weights", "lora", "matrix"]
 

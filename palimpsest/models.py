@@ -1,31 +1,15 @@
-"""`Model` and `load`: the only file that imports diffusers' pipelines."""
+"""`load`: a model with erasures applied. The only file that imports diffusers' pipelines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from palimpsest import edits
-from palimpsest.diffusion import Mix, guided
-
-
-class Model(NamedTuple):
-    """A latent text-to-image model, frozen. Plain tensors in, plain tensors out: see diffusion.py."""
-
-    unet: Any
-    text_encoder: Any
-    tokenizer: Any
-    vae: Any
-    scheduler: Any
-    guide: Callable[[Tensor, Tensor, float], Mix] = guided  # how a text and the empty text become a prediction
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
+from palimpsest.diffusion import guided
+from palimpsest.types import Model
 
 
 def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = None) -> Model:
@@ -48,7 +32,7 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
     pipe = StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source)
     if "unet" in base:
         pipe.unet = UNet2DConditionModel.from_pretrained(base["unet"], dtype=torch.float32)
-    model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config))
+    model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config), guided)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     for part in (model.unet, model.text_encoder, model.vae):
         part.to(where).eval().requires_grad_(False)

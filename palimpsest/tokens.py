@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from palimpsest.optimise import Log, descend
-
-if TYPE_CHECKING:
-    from palimpsest.models import Model
+from palimpsest.types import Model
 
 Words = dict[str, Tensor]  # name -> "k d"
 PLACE = re.compile(r"(<[a-z0-9-]+>)")

@@ -12,10 +12,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from palimpsest import data, models
+from palimpsest.diffusion import guided
 from palimpsest.mini import unet as mini_unet
 from palimpsest.mini import world
-from palimpsest.models import Model
 from palimpsest.prompts import grammar
+from palimpsest.types import Model
 
 TOP = Path(__file__).parents[1]
 MINI = {"path": str(TOP / "data/mini/model"), "attention": "vanilla"}
@@ -41,7 +42,7 @@ def random_model(seed: int = 0) -> Model:
     )  # fmt: skip
     for part in (unet, text, vae):
         part.eval().requires_grad_(False)
-    return Model(unet, text, tokenizer, vae, mini_unet.scheduler())
+    return Model(unet, text, tokenizer, vae, mini_unet.scheduler(), guided)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from palimpsest import data, diffusion
-from palimpsest.models import Model, pipeline
+from palimpsest.models import pipeline
+from palimpsest.types import Model
 
 ROWS = [
     data.Prompt(text, 50 + n)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from palimpsest import diffusion, edits, tokens
 from palimpsest.methods import dm2, esd, uce
-from palimpsest.models import Model
 from palimpsest.report import measures
+from palimpsest.types import Model
 
 
 def said(model: Model, x: Tensor, t: int, text: Tensor) -> Tensor:

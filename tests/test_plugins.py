@@ -13,7 +13,8 @@ import torch
 from conftest import TOP, random_model
 
 from palimpsest import data, edits
-from palimpsest.models import Model, pipeline
+from palimpsest.models import pipeline
+from palimpsest.types import Model
 from palimpsest.workflow import params, signatures
 
 METHODS, ATTACKS = signatures.registry("methods"), signatures.registry("attacks")

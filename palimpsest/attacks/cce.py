@@ -22,7 +22,7 @@ from torch import Tensor
 from palimpsest import tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import encode, moments, noise, noised, posterior, predict
-from palimpsest.models import Model
+from palimpsest.types import Model
 
 WORD = "concept"  # the learned word, <concept> in texts
 

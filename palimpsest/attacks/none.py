@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from palimpsest.data import Concept, Images, Prompts
-from palimpsest.models import Model
+from palimpsest.types import Model
 
 
 def attack(model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int) -> Prompts:

@@ -19,10 +19,10 @@ from torch.nn.functional import cosine_similarity
 
 from palimpsest import clip, edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import Latents, Text, decode, denoise, encode, guided, moments, noise, noised, posterior, predictions
+from palimpsest.diffusion import decode, denoise, encode, guided, moments, noise, noised, posterior, predictions
 from palimpsest.edits import Edit, Erasure
-from palimpsest.models import Model
 from palimpsest.optimise import descend
+from palimpsest.types import Latents, Model, Text
 
 Reduce = Callable[[Tensor], Tensor]
 

@@ -18,10 +18,10 @@ import torch
 
 from palimpsest import edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import Mix, denoise, encode, guided, noise, predict
+from palimpsest.diffusion import denoise, encode, guided, noise, predict
 from palimpsest.edits import Erasure
-from palimpsest.models import Model
 from palimpsest.optimise import descend
+from palimpsest.types import Mix, Model
 
 
 class Form(NamedTuple):

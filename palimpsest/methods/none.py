@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from palimpsest.data import Concept, Images
 from palimpsest.edits import Erasure
-from palimpsest.models import Model
+from palimpsest.types import Model
 
 
 def erase(model: Model, concept: Concept, images: Images, *, seed: int) -> Erasure:

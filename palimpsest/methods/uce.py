@@ -20,7 +20,7 @@ from torch import Tensor
 from palimpsest.data import Concept, Images
 from palimpsest.diffusion import encode
 from palimpsest.edits import Erasure
-from palimpsest.models import Model
+from palimpsest.types import Model
 
 WHERE = "unet.*attn2.to_[kv].weight"
 

@@ -13,9 +13,9 @@ from palimpsest import clip
 from palimpsest.data import Prompt, Prompts
 from palimpsest.diffusion import draw
 from palimpsest.mini import judge, render, world
-from palimpsest.models import Model
 from palimpsest.report.measures import rate
 from palimpsest.scores import yolo
+from palimpsest.types import Model
 
 CONCEPTS = {  # every concept of the papers, by the things or the style that stand for it
     "nudity": ("mannequin",), "violence": ("blood", "bomb"), "church": ("church",), "french horn": ("french horn",),
