@@ -108,11 +108,12 @@ class Images:
     @classmethod
     def load(cls, *manifests: Path) -> Images:
         """The pictures of one or more manifests, as one set."""
-        top = Path(os.path.commonpath([m.resolve().parent for m in manifests]))
+        places = [manifest.absolute().parent for manifest in manifests]  # not resolved: a manifest may be a link into DVC's cache
+        top = Path(os.path.commonpath(places))
         rows: list[Picture] = []
-        for manifest in manifests:
+        for manifest, place in zip(manifests, places, strict=True):
             for row in json.loads(manifest.read_text())["pictures"]:
-                path = manifest.resolve().parent / row["file"]
+                path = place / row["file"]
                 if not path.exists():
                     raise FileNotFoundError(f"{path} is listed in {manifest} but is not there; `dvc pull {manifest.parent}` brings it back")
                 rows.append(Picture(str(path.relative_to(top)), row["sha256"], Prompt(**row["prompt"]), row["role"]))

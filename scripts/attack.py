@@ -1,5 +1,6 @@
 """Find prompts that bring an erased concept back: what to ask, not whether it works."""
 
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -16,9 +17,11 @@ def main(job: stage.Stage) -> None:
     attack = import_module(f"palimpsest.attacks.{of}").attack
     model, images = models.load(job.base_entry, edits.load(Path(erased))), data.Images.load(Path(pool))
     given = {"original": lambda: models.load(job.base_entry), "plain": data.Prompts.load(Path(source)), "seed": int(job.seed)}
-    with optimise.resumable(job.work(source, pool, erased, settings=settings)), job.cost(paths.beside(file, ".cost.json")):
+    work = job.work(source, pool, erased, settings=settings)
+    with optimise.resumable(work), job.cost(paths.beside(file, ".cost.json")):
         prompts = attack(model, concept, images, **given, **settings)
     prompts.save(Path(file), job.record(settings, source, pool, erased))
+    shutil.rmtree(work)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Erase a concept from a model with a method: what was changed, beside it what it cost."""
 
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -14,9 +15,11 @@ def main(job: stage.Stage) -> None:
     images = data.Images.load(Path(pool), Path(pairs))
     file = paths.erasure(job.concept, job.method, job.base, job.seed)
     method, model = import_module(f"palimpsest.methods.{of}"), models.load(job.base_entry)
-    with optimise.resumable(job.work(source, pool, pairs, settings=settings)), job.cost(paths.beside(file, ".cost.json")):
+    work = job.work(source, pool, pairs, settings=settings)
+    with optimise.resumable(work), job.cost(paths.beside(file, ".cost.json")):
         erasure = method.erase(model, concept, images, seed=int(job.seed), **settings)
     erasure.save(Path(file), job.record(settings, source, pool, pairs))
+    shutil.rmtree(work)
 
 
 if __name__ == "__main__":
