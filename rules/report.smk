@@ -25,7 +25,7 @@ rule report:
         cells(paths.images),
         cells(paths.scores),
         [paths.reference_scores(base) for base in GRID["bases"]],
-        code=script("report"),
+        code=[*script("report"), "palimpsest/report/page.html"],
     output:
         paths.table("{concept}", "{method}"),
     log:
