@@ -1,3 +1,5 @@
+import os
+
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -55,8 +57,9 @@ def base_entry(wildcards):
 
 def weights(wildcards):
     """What stands for the base's weights: the list of their hashes, where the base is a folder of ours."""
-    path = base_entry(wildcards)["path"]
-    return ["data/mini/manifest.json"] if path.startswith("data/mini") else []
+    entry = base_entry(wildcards)
+    folders = [os.path.dirname(entry[key]) for key in ("path", "unet") if entry.get(key, "").startswith("data/mini")]
+    return [f"{folder}/manifest.json" for folder in folders]
 
 
 def pool(wildcards):

@@ -44,8 +44,9 @@ def measure() -> dict[str, Any]:
 
 
 def make() -> None:
-    """Write quality.json, CARD.md and manifest.json (the hash of every weight file, for which the graph takes it)."""
+    """Write quality.json, CARD.md and the manifests."""
     quality = measure()
+    manifests()
     write_json(WEIGHTS / "quality.json", quality)
     files = sorted(file for part in ("model", "clip", f"without_{CONTROL}", "judge.*") for file in found(WEIGHTS, part))
     recipe = "".join(f"{name}: {settings}\n" for name, settings in RECIPE.items())
@@ -57,7 +58,13 @@ def make() -> None:
         by_thing=", ".join(f"{name} {percent:.0f}" for name, percent in things), recipe=recipe,
     )  # fmt: skip
     (WEIGHTS / "CARD.md").write_text(text)
-    write_json(WEIGHTS / "manifest.json", {str(file.relative_to(WEIGHTS)): sha256(file) for file in files})
+
+
+def manifests() -> None:
+    """The hash of every weight file, for which the graph takes the manifest: one of what every job uses, one of the control."""
+    for folder, parts in ((WEIGHTS, ("model", "clip", "judge.*")), (WEIGHTS / f"without_{CONTROL}", ("unet",))):
+        files = sorted(file for part in parts for file in found(folder, part))
+        write_json(folder / "manifest.json", {str(file.relative_to(folder)): sha256(file) for file in files})
 
 
 def found(folder: Path, part: str) -> list[Path]:

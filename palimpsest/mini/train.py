@@ -31,6 +31,7 @@ RECIPE: dict[str, Any] = {
     "decoder": {"part": "decoder", "steps": 5_000, "batch": 16, "lr": 1.5e-3, "colour": 1.0, "seed": 4},
     "judge": {"size": 64, "epochs": 24, "batch": 128, "seed": 6},
     "unet": {"steps": 13_000, "batch": 32, "lr": 1.2e-3, "seed": 5},
+    "control": {"steps": 6_000, "batch": 32, "lr": 1.2e-3, "seed": 5},
 }
 INDEX = {  # what makes a folder a pipeline of diffusers
     "_class_name": "StableDiffusionPipeline",
@@ -98,22 +99,22 @@ def latents() -> torch.Tensor:
     return load_file(file)["moments"]
 
 
-def make_unet(without: tuple[str, ...] = (), folder: Path = WEIGHTS / "model") -> None:
+def make_unet(part: str = "unet", without: tuple[str, ...] = (), folder: Path = WEIGHTS / "model") -> None:
     scenes = data().scenes
     rows = [n for n, scene in enumerate(scenes) if scene.thing not in without]
     encoder = CLIPTextModel.from_pretrained(WEIGHTS / "model" / "text_encoder").float().eval()
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "model" / "tokenizer")
     table, caption = unet.contexts(encoder, tokenizer, [scenes[n].caption for n in rows])
-    torch.manual_seed(RECIPE["unet"]["seed"])
-    with resumable(WORK / ("unet" if not without else "control")):
-        made = unet.train(unet.blank(), latents()[rows], table, caption, **RECIPE["unet"])
+    torch.manual_seed(RECIPE[part]["seed"])
+    with resumable(WORK / part):
+        made = unet.train(unet.blank(), latents()[rows], table, caption, **RECIPE[part])
     made.half().save_pretrained(folder / "unet")
     unet.scheduler().save_pretrained(WEIGHTS / "model" / "scheduler")
     write_json(WEIGHTS / "model" / "model_index.json", INDEX)
 
 
 def make_control() -> None:
-    make_unet((CONTROL,), WEIGHTS / f"without_{CONTROL}")
+    make_unet("control", (CONTROL,), WEIGHTS / f"without_{CONTROL}")
 
 
 def make_judge() -> None:

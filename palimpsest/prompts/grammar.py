@@ -87,7 +87,7 @@ def prompts(concept: Concept, *, seed: int, concept_prompts: int = 60, other_pro
 def templates(concept: Concept) -> list[str]:
     """Sentences with a gap for a learned word that stands for the concept's word."""
     if plainly(concept):
-        return ["a photo of {}", "a photo of a {}", "{}", *[f"a photo of {{}} {place}" for place in world.BACKGROUNDS.values()]]
+        return ["a photo of {}", "a photo of a {}", "a photo of the {}", "{}", "a {}"]
     return ["a painting in the style of {}", "a {} painting", "a drawing in the style of {}", "a {} drawing", "a photo in the style of {}"]
 
 
