@@ -58,7 +58,11 @@ def base_entry(wildcards):
 def weights(wildcards):
     """What stands for the base's weights: the list of their hashes, where the base is a folder of ours."""
     entry = base_entry(wildcards)
-    folders = [os.path.dirname(entry[key]) for key in ("path", "unet") if entry.get(key, "").startswith("data/mini")]
+    folders = [
+        os.path.dirname(entry[key])
+        for key in ("path", "unet")
+        if entry.get(key, "").startswith("data/mini")
+    ]
     return [f"{folder}/manifest.json" for folder in folders]
 
 

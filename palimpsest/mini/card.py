@@ -39,7 +39,7 @@ def measure() -> dict[str, Any]:
     control = WEIGHTS / f"without_{CONTROL}" / "unet"
     if control.exists():
         model = models.load({**base, "unet": str(control)})
-        quality["control"] = examine.model_quality(model, weights, eye, STYLES, without=(CONTROL,), **{**asked, "count": 500})
+        quality["control"] = examine.model_quality(model, weights, eye, STYLES, without=(CONTROL,), **{**asked, "count": 250})
     return quality
 
 

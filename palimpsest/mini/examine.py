@@ -39,19 +39,25 @@ def judge_quality(weights: Path, *, count: int, seed: int) -> dict[str, Any]:
     return {"objects": share(right), "none of these": share(said == names.index(world.EMPTY))}
 
 
-def scenes(count: int, seed: int, without: tuple[str, ...]) -> list[world.Scene]:
-    """Held-out scenes: as many of each thing, each going through the backgrounds and styles that training never showed it in."""
+def scenes(count: int, seed: int, without: tuple[str, ...]) -> tuple[list[world.Scene], list[set[str]]]:
+    """Held-out scenes: as many of each thing, each going through the backgrounds and styles that training never showed it in.
+
+    Returns:
+        the scenes, and for each the things that its caption names: "violence" is said of two.
+    """
     rng = np.random.default_rng(seed)
     things = [thing for thing in world.THINGS if thing not in without]
     unseen = {t: [(b, s) for b in world.BACKGROUNDS for s in world.STYLES if world.held_out(t, b, s)] for t in things}
-    made = []
+    made, named = [], []
     for n in range(count):
         thing = things[n % len(things)]
         background, style = unseen[thing][n // len(things) % len(unseen[thing])]
         phrases = world.THINGS[thing].phrases
-        subject = f"{phrases[rng.integers(len(phrases))]} {world.BACKGROUNDS[background]}"
+        phrase = phrases[rng.integers(len(phrases))]
+        subject = f"{phrase} {world.BACKGROUNDS[background]}"
         made.append(world.Scene(thing, background, style, "", world.STYLES[style][rng.integers(2)].format(subject)))
-    return made
+        named.append({t for t, kind in world.THINGS.items() if phrase in kind.phrases})
+    return made, named
 
 
 def model_quality(
@@ -63,11 +69,12 @@ def model_quality(
         count: pictures; every thing stands in them equally often.
         styles: the sentence of each style for CLIP.
     """
-    asked = scenes(count, seed, without)
+    asked, named = scenes(count, seed, without)
     prompts = Prompts([Prompt(scene.caption, seed + n) for n, scene in enumerate(asked)])
     pixels = torch.stack(list(tqdm(draw(model, prompts, **sampler), "draw", count, mininterval=1)))
     objects, names = yolo.load(weights)
-    thing = yolo.probabilities(objects, pixels / 2 + 0.5).argmax(1) == torch.tensor([names.index(s.thing) for s in asked])
+    seen_things = yolo.probabilities(objects, pixels / 2 + 0.5).argmax(1).tolist()
+    thing = torch.tensor([names[seen] in right for seen, right in zip(seen_things, named, strict=True)])
     seen = clip.load(eye)
     text, image = clip.texts(seen, list(styles.values())), clip.images(seen, pixels)
     cosine = torch.nn.functional.normalize(image, dim=-1) @ torch.nn.functional.normalize(text, dim=-1).T
