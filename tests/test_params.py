@@ -22,9 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(TOP / name, tmp_path / name)
     for name in ("rules", "data/concepts", "scripts"):
         shutil.copytree(TOP / name, tmp_path / name)
-    (tmp_path / "data/mini").mkdir()
-    for name in ("model", "manifest.json"):
-        (tmp_path / "data/mini" / name).symlink_to(TOP / "data/mini" / name)
+    (tmp_path / "data/mini").symlink_to(TOP / "data/mini")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
