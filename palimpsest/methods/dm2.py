@@ -83,6 +83,7 @@ def erase(
         mine_schedule, schedule: factors on the learning rates; None is the paper's {500: 0.1} and {800: 0.1}.
         initialisation: of c; the paper does not say. N(0, 1) is the spread of CLIP's final states.
         clip_model: image encoder of the verifier; the paper does not name it.
+        anchor: the text whose prediction takes the concept's place; {anchor} in it stands for the concept's own anchor.
         tau: a loop whose s(c) is not above it is the last.
         verify_images: pictures that s(c) is averaged over; 1 is the paper's.
         replay: probability r that a step takes this loop's c and not an earlier one.
@@ -90,7 +91,7 @@ def erase(
     """
     reduce = squared(loss_reduction)
     draws = torch.Generator().manual_seed(seed)
-    null, c0 = encode(model, [""]), encode(model, [anchor])
+    null, c0 = encode(model, [""]), encode(model, [anchor.format(anchor=concept.anchor)])
     pictures = images.only("pool").pixels()
     latents, eye = moments(model, pictures), clip.load(clip_model)
     found: list[Mined] = []
