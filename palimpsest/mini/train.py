@@ -87,6 +87,7 @@ def make_decoder() -> None:
     made = AutoencoderKL.from_pretrained(WORK / "vae" / "joint").float()
     with resumable(WORK / "decoder"):
         vae.train(made, data(), **RECIPE["decoder"])
+    made.register_to_config(_name_or_path="")  # else the path of this machine
     made.half().save_pretrained(WEIGHTS / "model" / "vae")
 
 
