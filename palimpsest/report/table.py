@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -90,15 +91,15 @@ def write(file: Path, rows: Sequence[Row]) -> None:
         metrics.setdefault(r["method"], {})[f"{r['base']}-s{r['seed']}"] = values
     file.parent.mkdir(parents=True, exist_ok=True)
     publish(file.with_name("metrics.json"), json.dumps(metrics, indent=1) + "\n")
-    beside = file.with_name(file.name + ".part")
-    with beside.open("w", newline="") as out:
-        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({f: tidy(v) for f, v in r.items()} for r in everything)
-    os.replace(beside, file)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({f: tidy(v) for f, v in r.items()} for r in everything)
+    publish(file, out.getvalue())
 
 
 def publish(file: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
     beside = file.with_name(file.name + ".part")
     beside.write_text(text)
     os.replace(beside, file)
