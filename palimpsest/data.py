@@ -6,11 +6,10 @@ score columns as safetensors, pictures as PNG named in the manifest by their sha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,6 +18,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from palimpsest.files import sha256, whole, write_json
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,9 @@ def save_images(manifest: Path, made: Iterator[tuple[Prompt, Tensor, str]], reco
     rows: list[dict[str, Any]] = []
     for prompt, pixels, role in made:
         name = f"images/{len(rows):05d}.png"
-        beside = manifest.parent / (name + ".part")
-        to_picture(pixels).save(beside, format="PNG")
-        rows.append({"file": name, "sha256": sha256(beside), "role": role, "prompt": prompt._asdict()})
-        os.replace(beside, manifest.parent / name)
+        with whole(manifest.parent / name) as part:
+            to_picture(pixels).save(part, format="PNG")
+        rows.append({"file": name, "sha256": sha256(manifest.parent / name), "role": role, "prompt": prompt._asdict()})
     for stale in sorted(folder.glob("*.png"))[len(rows) :]:
         stale.unlink()
     write_json(manifest, {"record": record, "pictures": rows})
@@ -169,20 +169,6 @@ class Scores:
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Safetensors, whole or not at all; an empty mapping gives an empty file of the format."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + ".part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}, beside)
-    os.replace(beside, file)
-
-
-def write_json(file: Path, value: Any) -> None:
-    """JSON, whole or not at all; never into an existing file, which may be a link into DVC's cache."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + ".part")
-    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=asdict) + "\n")
-    os.replace(beside, file)
-
-
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """Safetensors; an empty mapping gives an empty file of the format."""
+    with whole(file) as part:
+        save_file({name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}, part)

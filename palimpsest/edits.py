@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from palimpsest.data import save_tensors, write_json
+from palimpsest.data import save_tensors
+from palimpsest.files import write_json
 from palimpsest.types import Model
 
 Kind = Literal["nothing", "weights", "lora", "matrix"]

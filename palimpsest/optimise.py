@@ -8,11 +8,11 @@ therefore be a function of the same inputs and seeds, which rule 2 of the house 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from palimpsest.files import whole
+
 Log = list[dict[str, float]]  # one row a step: step, loss, gradient_norm (before clipping)
-_resume: ContextVar[Iterator[Path] | None] = ContextVar("resume", default=None)
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -31,14 +32,25 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 Schedule = Literal["constant", "cosine"] | dict[int, float]
 
 
+@dataclass
+class Kept:
+    """Where each descent keeps its state, and the seconds that earlier runs spent on what they kept."""
+
+    files: Iterator[Path]
+    seconds: float = 0.0
+
+
+_resume: ContextVar[Kept | None] = ContextVar("resume", default=None)
+
+
 @contextmanager
-def resumable(folder: Path) -> Iterator[None]:
+def resumable(folder: Path) -> Iterator[Kept]:
     """Keep the state of every `descend` below in `folder`, and take up what lies there."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = (folder / f"descent-{n:04d}.pt" for n in range(10**4))
-    token = _resume.set(names)
+    kept = Kept(folder / f"descent-{n:04d}.pt" for n in range(10**4))
+    token = _resume.set(kept)
     try:
-        yield
+        yield kept
     finally:
         _resume.reset(token)
 
@@ -64,7 +76,7 @@ def descend(
     generator: torch.Generator | None = None,
     title: str = "",
     after: Callable[[int], None] | None = None,
-    every: int = 500,
+    pause: float = 30.0,
     **options: float,
 ) -> Log:
     """Minimise `loss(step)` over `parameters`, in place.
@@ -76,16 +88,21 @@ def descend(
         schedule: factor on `lr` over the steps.
         generator: the source of every random draw inside `loss`; its state is part of a checkpoint.
         after: called behind every step, for projections and restored rows.
-        every: steps between checkpoints, where `resumable` says that there are any.
+        pause: seconds between checkpoints, where `resumable` says that there are any.
         options: handed to the optimiser (betas, weight_decay, momentum).
 
     Returns:
         one row a step: step, loss, gradient_norm before clipping.
     """
     descent = OPTIMISERS[optimiser](parameters, lr=lr, **options)
-    names = _resume.get()
-    file = next(names) if names else None
-    log: Log = restore(file, parameters, descent, generator) if file and file.exists() else []
+    kept = _resume.get()
+    file = next(kept.files) if kept else None
+    log: Log = []
+    spent = 0.0
+    if kept and file and file.exists():
+        log, spent = restore(file, parameters, descent, generator)
+        kept.seconds += spent
+    started = last = time.perf_counter()
     try:
         with tqdm(range(len(log), steps), initial=len(log), total=steps, desc=title, mininterval=1, disable=len(log) == steps) as bar:
             for step in bar:
@@ -100,35 +117,45 @@ def descend(
                     after(step)
                 log.append({"step": step, "loss": value.item(), "gradient_norm": norm.item()})
                 bar.set_postfix(loss=f"{log[-1]['loss']:.4g}", refresh=False)
-                if file and (step + 1 == steps or (step + 1) % every == 0):
-                    keep(file, parameters, descent, generator, log)
+                now = time.perf_counter()
+                if file and (step + 1 == steps or now - last >= pause):
+                    last = now
+                    keep(file, parameters, descent, generator, log, spent + now - started)
     finally:
         for parameter in parameters:
             parameter.grad = None
     return log
 
 
-def keep(file: Path, parameters: Sequence[Tensor], descent: torch.optim.Optimizer, generator: torch.Generator | None, log: Log) -> None:
+def keep(
+    file: Path,
+    parameters: Sequence[Tensor],
+    descent: torch.optim.Optimizer,
+    generator: torch.Generator | None,
+    log: Log,
+    seconds: float,
+) -> None:
     """Write one checkpoint, whole or not at all."""
     state = {
         "parameters": [p.detach() for p in parameters],
         "optimiser": descent.state_dict(),
         "generator": generator.get_state() if generator else None,
         "log": log,
-        "time": time.time(),
+        "seconds": seconds,
     }
-    part = file.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, file)
+    with whole(file) as part:
+        torch.save(state, part)
 
 
 @torch.no_grad()
-def restore(file: Path, parameters: Sequence[Tensor], descent: torch.optim.Optimizer, generator: torch.Generator | None) -> Log:
-    """Put a checkpoint back in place; returns the log up to it."""
+def restore(
+    file: Path, parameters: Sequence[Tensor], descent: torch.optim.Optimizer, generator: torch.Generator | None
+) -> tuple[Log, float]:
+    """Put a checkpoint back in place; returns the log up to it and the seconds that it took."""
     state = torch.load(file, weights_only=True, map_location=parameters[0].device)
     for parameter, kept in zip(parameters, state["parameters"], strict=True):
         parameter.copy_(kept)
     descent.load_state_dict(state["optimiser"])
     if generator is not None:
         generator.set_state(state["generator"].cpu())
-    return state["log"]
+    return state["log"], state["seconds"]

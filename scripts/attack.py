@@ -18,7 +18,7 @@ def main(job: stage.Stage) -> None:
     model, images = models.load(job.base_entry, edits.load(Path(erased))), data.Images.load(Path(pool))
     given = {"original": lambda: models.load(job.base_entry), "plain": data.Prompts.load(Path(source)), "seed": int(job.seed)}
     work = job.work(source, pool, erased, settings=settings)
-    with optimise.resumable(work), job.cost(paths.beside(file, ".cost.json")):
+    with optimise.resumable(work) as earlier, job.cost(paths.beside(file, ".cost.json"), earlier):
         prompts = attack(model, concept, images, **given, **settings)
     prompts.save(Path(file), job.record(settings, source, pool, erased))
     shutil.rmtree(work)

@@ -16,7 +16,7 @@ def main(job: stage.Stage) -> None:
     file = paths.erasure(job.concept, job.method, job.base, job.seed)
     method, model = import_module(f"palimpsest.methods.{of}"), models.load(job.base_entry)
     work = job.work(source, pool, pairs, settings=settings)
-    with optimise.resumable(work), job.cost(paths.beside(file, ".cost.json")):
+    with optimise.resumable(work) as earlier, job.cost(paths.beside(file, ".cost.json"), earlier):
         erasure = method.erase(model, concept, images, seed=int(job.seed), **settings)
     erasure.save(Path(file), job.record(settings, source, pool, pairs))
     shutil.rmtree(work)

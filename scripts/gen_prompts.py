@@ -3,7 +3,8 @@
 from importlib import import_module
 from pathlib import Path
 
-from palimpsest.data import Concept, write_json
+from palimpsest.data import Concept
+from palimpsest.files import write_json
 from palimpsest.workflow import paths, stage
 
 

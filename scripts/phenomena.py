@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from palimpsest.data import Scores
+from palimpsest.files import write_text
 from palimpsest.report import measures, phenomena, table
 from palimpsest.workflow import params, paths, stage
 
@@ -27,7 +28,7 @@ def main(job: stage.Stage) -> None:
                 scores = Scores.load(Path(paths.scores(concept, "none", CONTROL, seed, "cce")))
                 floor.append(measures.rate(measures.detected(detector, scores.columns, scores.meaning)[1]).percent)
         parts.append(phenomena.page(concept, rows, floor))
-    table.publish(Path("docs/phenomena.md"), "\n".join(parts))
+    write_text(Path("docs/phenomena.md"), "\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ class Killed(Exception):
     pass
 
 
-def train(folder: Path, *, killed_at: int | None = None, optimiser: str = "adamw") -> tuple[torch.Tensor, Log]:
+def train(folder: Path, *, killed_at: int | None = None, optimiser: str = "adamw", pause: float = 0) -> tuple[torch.Tensor, Log]:
     """Two descents one after the other, with random draws in the loss."""
     draws = torch.Generator().manual_seed(0)
     w = torch.zeros(5, requires_grad=True)
@@ -29,16 +30,19 @@ def train(folder: Path, *, killed_at: int | None = None, optimiser: str = "adamw
         return (w - torch.randn(5, generator=draws)).pow(2).sum()
 
     with resumable(folder):
-        logs = [descend(loss, [w], steps=30, lr=0.1, optimiser=optimiser, generator=draws, every=7, schedule="cosine") for _ in range(2)]
+        logs = [
+            descend(loss, [w], steps=30, lr=0.1, optimiser=optimiser, generator=draws, pause=pause, schedule="cosine") for _ in range(2)
+        ]
     return w.detach(), logs[0] + logs[1]
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("killed_at", [3, 20, 30, 44])
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, killed_at: int, optimiser: str) -> None:
+@pytest.mark.parametrize("pause", [0.0, math.inf])
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, killed_at: int, optimiser: str, pause: float) -> None:
     whole, log = train(tmp_path / "whole", optimiser=optimiser)
     with pytest.raises(Killed):
-        train(tmp_path / "killed", killed_at=killed_at, optimiser=optimiser)
+        train(tmp_path / "killed", killed_at=killed_at, optimiser=optimiser, pause=pause)
     resumed, again = train(tmp_path / "killed", optimiser=optimiser)
     assert torch.equal(whole, resumed) and log == again
 
@@ -46,6 +50,24 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, killed_at: int, 
 def test_a_finished_descent_is_not_run_again(tmp_path: Path) -> None:
     train(tmp_path)
     train(tmp_path, killed_at=0)  # would raise at its first step
+
+
+def test_seconds_of_a_killed_run_are_counted(tmp_path: Path) -> None:
+    w = torch.zeros(1, requires_grad=True)
+
+    def loss(step: int) -> torch.Tensor:
+        time.sleep(0.02)
+        if step == 5 and not killed:
+            killed.append(step)
+            raise Killed
+        return w.pow(2).sum()
+
+    killed: list[int] = []
+    with pytest.raises(Killed), resumable(tmp_path):
+        descend(loss, [w], steps=10, lr=0.1, pause=0)
+    with resumable(tmp_path) as kept:
+        descend(loss, [w], steps=10, lr=0.1, pause=0)
+    assert 0.1 <= kept.seconds < 10
 
 
 def test_gradients_are_clipped_and_logged_before_clipping() -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import models
-from palimpsest.data import sha256, write_json
+from palimpsest.files import sha256, write_json
 from palimpsest.mini import examine, world
 from palimpsest.mini.train import CONTROL, RECIPE, WEIGHTS
 
-SAMPLER = {"steps": 20, "guidance": 4.0, "batch": 32}
-STYLES = {"plain": "a photo", "van gogh": "a van gogh painting", "crayon": "a crayon drawing", "pencil": "a pencil drawing"}
 NEEDED = {"objects": 90, "styles": 90, **dict.fromkeys(examine.CONCEPTS, 75)}
 
 
@@ -29,23 +27,27 @@ def table(quality: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def measure() -> dict[str, Any]:
-    """Judge, model and, where it is there, control."""
+def measure(base: Mapping[str, Any], styles: Mapping[str, str]) -> dict[str, Any]:
+    """Judge, model and, where it is there, control.
+
+    Args:
+        base: the entry of params.yaml that samples from the model.
+        styles: what each style's text is, for the style classifier.
+    """
     weights, eye = WEIGHTS / "judge.safetensors", str(WEIGHTS / "clip")
-    base = {"path": str(WEIGHTS / "model"), "attention": "vanilla"}
     quality = {"judge": examine.judge_quality(weights, count=1000, seed=90_000)}
-    asked: dict[str, Any] = {"count": 1040, "seed": 91_000, **SAMPLER}
-    quality["model"] = examine.model_quality(models.load(base), weights, eye, STYLES, **asked)
+    asked: dict[str, Any] = {"count": 1040, "seed": 91_000, **{name: base[name] for name in ("steps", "guidance", "batch")}}
+    quality["model"] = examine.model_quality(models.load(dict(base)), weights, eye, styles, **asked)
     control = WEIGHTS / f"without_{CONTROL}" / "unet"
     if control.exists():
         model = models.load({**base, "unet": str(control)})
-        quality["control"] = examine.model_quality(model, weights, eye, STYLES, without=(CONTROL,), **{**asked, "count": 250})
+        quality["control"] = examine.model_quality(model, weights, eye, styles, without=(CONTROL,), **{**asked, "count": 250})
     return quality
 
 
-def make() -> None:
+def make(base: Mapping[str, Any], styles: Mapping[str, str]) -> None:
     """Write quality.json, CARD.md and the manifests."""
-    quality = measure()
+    quality = measure(base, styles)
     manifests()
     write_json(WEIGHTS / "quality.json", quality)
     files = sorted(file for part in ("model", "clip", f"without_{CONTROL}", "judge.*") for file in found(WEIGHTS, part))
@@ -53,7 +55,7 @@ def make() -> None:
     things = sorted(quality["model"]["things"].items(), key=lambda item: item[1])
     text = Path(__file__).with_name("card.md").read_text().format(
         things=len(world.THINGS), backgrounds=len(world.BACKGROUNDS), styles=len(world.STYLES), control=CONTROL,
-        renders=RECIPE["renders"]["count"], sampler=f"{SAMPLER['steps']} steps of DDIM at guidance {SAMPLER['guidance']}",
+        renders=RECIPE["renders"]["count"], sampler=f"{base['steps']} steps of DDIM at guidance {base['guidance']}",
         megabytes=sum(file.stat().st_size for file in files) / 1e6, quality=table(quality),
         by_thing=", ".join(f"{name} {percent:.0f}" for name, percent in things), recipe=recipe,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def scenes(count: int, seed: int, without: tuple[str, ...]) -> tuple[list[world.
 
 
 def model_quality(
-    model: Model, weights: Path, eye: str, styles: dict[str, str], *, count: int, seed: int, without: tuple[str, ...] = (), **sampler: Any
+    model: Model, weights: Path, eye: str, styles: Mapping[str, str], *, count: int, seed: int, without: tuple[str, ...] = (), **sampler: Any
 ) -> dict[str, Any]:
     """Share of pictures for held-out captions in which the judge names the right object and CLIP the right style.
 

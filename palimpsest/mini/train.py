@@ -14,7 +14,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
-from palimpsest.data import save_tensors, write_json
+from palimpsest.data import save_tensors
+from palimpsest.files import write_json
 from palimpsest.mini import clip, judge, render, unet, vae
 from palimpsest.optimise import resumable
 from palimpsest.scores import yolo

@@ -15,9 +15,9 @@ import jinja2
 from PIL import ImageFilter
 
 from palimpsest.data import Images, Scores, read
+from palimpsest.files import write_text
 from palimpsest.report import figures
 from palimpsest.report.measures import detected
-from palimpsest.report.table import publish
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
 
@@ -49,7 +49,7 @@ def refresh(params: Mapping[str, Any]) -> None:
         concepts = sorted({file.parts[1] for file in found})
         sections = [section(concept, params, [file for file in found if file.parts[1] == concept]) for concept in concepts]
         template = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text())
-        publish(Path(paths.PAGE), template.render(sections=sections))
+        write_text(Path(paths.PAGE), template.render(sections=sections))
 
 
 def section(concept: str, params: Mapping[str, Any], tables: list[Path]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from palimpsest.data import Images, Scores
+from palimpsest.files import write_json, write_text
 from palimpsest.report.measures import detected, frechet, rate, spread
 from palimpsest.workflow import paths
 
@@ -89,20 +89,12 @@ def write(file: Path, rows: Sequence[Row]) -> None:
     for r in everything:
         values = {f: tidy(v) for f, v in r.items() if f not in ("method", "base", "seed") and not isinstance(tidy(v), str)}
         metrics.setdefault(r["method"], {})[f"{r['base']}-s{r['seed']}"] = values
-    file.parent.mkdir(parents=True, exist_ok=True)
-    publish(file.with_name("metrics.json"), json.dumps(metrics, indent=1) + "\n")
+    write_json(file.with_name("metrics.json"), metrics)
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({f: tidy(v) for f, v in r.items()} for r in everything)
-    publish(file, out.getvalue())
-
-
-def publish(file: Path, text: str) -> None:
-    """Write a text, whole or not at all."""
-    beside = file.with_name(file.name + ".part")
-    beside.write_text(text)
-    os.replace(beside, file)
+    write_text(file, out.getvalue())
 
 
 def tidy(value: Any) -> Any:

@@ -6,19 +6,23 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from palimpsest.files import sha256, write_json
 from palimpsest.workflow import params, paths
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, FileNotFoundError, ValueError)  # told in one line; anything else is a fault of ours and keeps its traceback
+
+
+class Resumed(Protocol):
+    seconds: float  # that earlier, interrupted runs spent on what was taken up
 
 
 class Stage:
@@ -67,16 +71,15 @@ class Stage:
         }
 
     @contextmanager
-    def cost(self, file: str) -> Iterator[None]:
-        """What the work inside took: seconds, peak memory of the process in MB. Not in the artifact, since it differs from run to run."""
+    def cost(self, file: str, earlier: Resumed) -> Iterator[None]:
+        """What the work inside took, interrupted runs included: seconds, peak memory of the process in MB.
+
+        Not in the artifact, since it differs from run to run.
+        """
         started = time.perf_counter()
         yield
-        seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        text = json.dumps({"seconds": round(seconds, 2), "peak_memory_mb": round(peak)})
-        beside = Path(file + ".part")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text + "\n")
-        os.replace(beside, file)
+        seconds, peak = earlier.seconds + time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        write_json(Path(file), {"seconds": round(seconds, 2), "peak_memory_mb": round(peak)})
 
     def work(self, *inputs: str, settings: Mapping[str, Any]) -> Path:
         """Scratch for this very run: another setting or another input is another folder."""
@@ -87,7 +90,7 @@ class Stage:
 def digest(file: Path) -> str:
     if not file.exists():
         raise FileNotFoundError(f"{file} is not there; `dvc pull {file}` or the rule that makes it brings it back")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return sha256(file)
 
 
 def run(about: str | None, arguments: str, body: Callable[[Stage], None]) -> None:
