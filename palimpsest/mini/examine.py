@@ -62,7 +62,15 @@ def scenes(count: int, seed: int, without: tuple[str, ...]) -> tuple[list[world.
 
 
 def model_quality(
-    model: Model, weights: Path, eye: str, styles: Mapping[str, str], *, count: int, seed: int, without: tuple[str, ...] = (), **sampler: Any
+    model: Model,
+    weights: Path,
+    eye: str,
+    styles: Mapping[str, str],
+    *,
+    count: int,
+    seed: int,
+    without: tuple[str, ...] = (),
+    **sampler: Any,
 ) -> dict[str, Any]:
     """Share of pictures for held-out captions in which the judge names the right object and CLIP the right style.
 
