@@ -1,10 +1,13 @@
-"""Palimpsest: erase a concept, attack the model, score what it draws, report. All settings stand in params.yaml."""
+"""Palimpsest: erase a concept, attack the model, score what it draws, report. All settings stand in params.yaml.
+
+dvc.yaml states the graph; the rules run it. rules/memory.smk makes both engines share one memory, dvc.lock.
+"""
 
 import sys
 
 from snakemake.utils import min_version
 
-from palimpsest.workflow import code, params, paths
+from palimpsest.workflow import jobs, memory, params, paths, plan, record, stage
 
 min_version("9.20")
 
@@ -20,6 +23,7 @@ include: "rules/score.smk"
 include: "rules/report.smk"
 include: "rules/mini.smk"
 include: "rules/phenomena.smk"
+include: "rules/memory.smk"
 
 
 rule all:

@@ -69,8 +69,8 @@ class Prompts:
     log: Sequence[Mapping[str, float]] = ()
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
-        save_tensors(file.with_suffix(".safetensors"), self.vectors)
-        write_json(file, {"record": record, "prompts": [row._asdict() for row in self.rows], "log": list(self.log)})
+        tensors = save_tensors(file.with_suffix(".safetensors"), self.vectors)
+        write_json(file, {"record": record, "tensors": tensors, "prompts": [row._asdict() for row in self.rows], "log": list(self.log)})
 
     @classmethod
     def load(cls, file: Path) -> Self:
@@ -154,21 +154,26 @@ def save_images(manifest: Path, made: Iterator[tuple[Prompt, Tensor, str]], reco
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw values of every picture: columns "n" or "n m" in the order of the manifest, and what the columns mean."""
+    """Raw values of every picture: columns "n" or "n m" in the order of the manifest, what they mean, what was asked for."""
 
     columns: Mapping[str, Tensor]
     meaning: Mapping[str, Any]
+    prompts: Sequence[Prompt] = ()
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
-        save_tensors(file.with_suffix(".safetensors"), self.columns)
-        write_json(file, {"record": record, "meaning": self.meaning})
+        tensors = save_tensors(file.with_suffix(".safetensors"), self.columns)
+        write_json(
+            file, {"record": record, "tensors": tensors, "meaning": self.meaning, "prompts": [row._asdict() for row in self.prompts]}
+        )
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        return cls(load_file(file.with_suffix(".safetensors")), json.loads(file.read_text())["meaning"])
+        about = json.loads(file.read_text())
+        return cls(load_file(file.with_suffix(".safetensors")), about["meaning"], [Prompt(**row) for row in about["prompts"]])
 
 
-def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Safetensors; an empty mapping gives an empty file of the format."""
+def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Safetensors; an empty mapping gives an empty file of the format. Returns its sha256, by which the JSON beside it vouches for it."""
     with whole(file) as part:
         save_file({name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}, part)
+    return sha256(file)

@@ -38,8 +38,8 @@ class Erasure:
     log: Any = ()
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
-        save_tensors(file.with_suffix(".safetensors"), self.tensors)
-        write_json(file, {"kind": self.kind, "where": self.where, "record": record, "log": self.log})
+        tensors = save_tensors(file.with_suffix(".safetensors"), self.tensors)
+        write_json(file, {"kind": self.kind, "where": self.where, "record": record, "tensors": tensors, "log": self.log})
 
 
 def load(file: Path) -> Erasure:

@@ -16,7 +16,7 @@ from typing import Any
 def whole(file: Path) -> Iterator[Path]:
     """A place beside `file` to write to; it takes the file's name when the block ends well."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     yield part
     os.replace(part, file)
 
@@ -32,3 +32,8 @@ def write_json(file: Path, value: Any) -> None:
 
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def md5(file: Path) -> str:
+    """The hash by which DVC knows a file."""
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()

@@ -4,14 +4,9 @@ for name in SETTINGS["attacks"]:
         name:
             f"attack_{name}"
         input:
-            concept_file,
-            weights,
-            paths.prompts("{concept}", "{base}"),
-            pool,
-            paths.erasure(*JOB),
-            code=script("attack", of("attacks", name)),
+            needs("attack", attack=name),
         output:
-            paths.attack(*JOB, name),
+            makes("attack", attack=name),
         log:
             f"logs/attack_{name}/{{concept}}-{{method}}-{{base}}-s{{seed}}.log",
         benchmark:
@@ -19,10 +14,9 @@ for name in SETTINGS["attacks"]:
         resources:
             gpu=1,
         params:
-            **tracked(f"attacks.{name}"),
-            base=base_entry,
+            run=command("attack", attack=name),
             attack=name,
         message:
             "{wildcards.concept}: attack {wildcards.method} with {params.attack} ({wildcards.base}, seed {wildcards.seed})"
         shell:
-            "python {input.code[0]} {wildcards.concept} {wildcards.method} {wildcards.base} {wildcards.seed} {params.attack} > {log} 2>&1"
+            "{params.run} > {log} 2>&1"

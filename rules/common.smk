@@ -20,61 +20,34 @@ wildcard_constraints:
 
 def known(axis, name):
     """A name from a target, or one line that says which there are."""
-    allowed = params.concepts() if axis == "concepts" else SETTINGS[axis]
-    if name not in allowed:
-        raise WorkflowError(f"unknown {axis[:-1]} {name!r}{params.near(name, allowed)}")
+    allowed = params.concepts() if axis == "concept" else SETTINGS.get(f"{axis}s", ())
+    if axis != "seed" and name not in allowed:
+        raise WorkflowError(f"unknown {axis} {name!r}{params.near(name, allowed)}")
     return name
 
 
-def tracked(*keys):
-    """Settings that a job reads, by their dotted keys in params.yaml."""
-    found = {}
-    for key in keys:
-        value = SETTINGS
-        for part in key.split("."):
-            value = value[part]
-        found[key.replace(".", "_").replace("-", "_")] = value
-    return found
+def pattern(verb, **bound):
+    """The job of a stage as dvc.yaml states it, with wildcards for the names that are not bound."""
+    wildcards = {axis: f"{{{axis}}}" for axis in jobs.AXES}
+    return jobs.job(verb, {**wildcards, **bound}, SETTINGS)
 
 
-def script(verb, plugin=""):
-    """The files that a script and its plug-in run, the script first."""
-    files = code.closure(f"scripts/{verb}.py", *([plugin] if plugin else []))
-    return [
-        f"scripts/{verb}.py",
-        *(file for file in files if file != f"scripts/{verb}.py"),
-    ]
+def needs(verb, **bound):
+    """The small files that a job depends on, its plan among them; a plan outside the grid is written here."""
+
+    def files(wildcards):
+        names = {axis: known(axis, n) for axis, n in {**wildcards, **bound}.items()}
+        job = jobs.job(verb, names, SETTINGS)
+        plan.bring(job, SETTINGS)
+        return job.files
+
+    return files
 
 
-def of(section, name):
-    """The file of an entry of params.yaml."""
-    return f"palimpsest/{section}/{SETTINGS[section][name].get('of', name)}.py"
+def makes(verb, **bound):
+    """The small files that a job makes; pictures and tensors lie beside them."""
+    return pattern(verb, **bound).small
 
 
-def base_entry(wildcards):
-    return SETTINGS["bases"][known("bases", wildcards.base)]
-
-
-def weights(wildcards):
-    """What stands for the base's weights: the list of their hashes, where the base is a folder of ours."""
-    entry = base_entry(wildcards)
-    folders = [
-        os.path.dirname(entry[key])
-        for key in ("path", "unet")
-        if entry.get(key, "").startswith("data/mini")
-    ]
-    return [f"{folder}/manifest.json" for folder in folders]
-
-
-def pool(wildcards):
-    """Pictures of the concept: the base's own, or those of the base that `pool_from` names."""
-    return paths.pool(
-        wildcards.concept, base_entry(wildcards).get("pool_from", wildcards.base)
-    )
-
-
-def concept_file(wildcards):
-    return paths.concept(known("concepts", wildcards.concept))
-
-
-JOB = ("{concept}", "{method}", "{base}", "{seed}")
+def command(verb, **bound):
+    return pattern(verb, **bound).cmd

@@ -1,18 +1,13 @@
-# The loop variable is bound at once in input and output, and late in shell: it must not appear there.
+# The loop variable is bound at once everywhere but in shell: it must not appear there.
 for name in SETTINGS["methods"]:
 
     rule:
         name:
             f"erase_{name}"
         input:
-            concept_file,
-            weights,
-            paths.prompts("{concept}", "{base}"),
-            pool,
-            paths.pairs("{concept}", "{base}"),
-            code=script("erase", of("methods", name)),
+            needs("erase", method=name),
         output:
-            paths.erasure("{concept}", name, "{base}", "{seed}"),
+            makes("erase", method=name),
         log:
             f"logs/erase_{name}/{{concept}}-{{base}}-s{{seed}}.log",
         benchmark:
@@ -20,10 +15,9 @@ for name in SETTINGS["methods"]:
         resources:
             gpu=1,
         params:
-            **tracked(f"methods.{name}"),
-            base=base_entry,
+            run=command("erase", method=name),
             method=name,
         message:
             "{wildcards.concept}: erase with {params.method} ({wildcards.base}, seed {wildcards.seed})"
         shell:
-            "python {input.code[0]} {wildcards.concept} {params.method} {wildcards.base} {wildcards.seed} > {log} 2>&1"
+            "{params.run} > {log} 2>&1"

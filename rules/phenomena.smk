@@ -17,13 +17,11 @@ CELLS += [
 rule phenomena:
     input:
         [paths.scores(*cell, attack) for cell in CELLS for attack in SHOWN["attacks"]],
+        [paths.cost(*cell) for cell in CELLS],
         paths.reference_scores("mini"),
-        code=script("phenomena"),
     output:
         "docs/phenomena.md",
     log:
         "logs/phenomena.log",
-    params:
-        **tracked("phenomena"),
     shell:
-        "python {input.code[0]} > {log} 2>&1"
+        "python scripts/phenomena.py > {log} 2>&1"

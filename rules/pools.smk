@@ -1,30 +1,25 @@
 rule gen_prompts:
     input:
-        concept_file,
-        code=script("gen_prompts", f"palimpsest/prompts/{SETTINGS['prompts']['of']}.py"),
+        needs("gen_prompts"),
     output:
-        paths.prompts("{concept}", "{base}"),
+        makes("gen_prompts"),
     log:
         "logs/gen_prompts/{concept}-{base}.log",
     benchmark:
         "benchmarks/runs/gen_prompts/{concept}-{base}.tsv"
     params:
-        **tracked("prompts"),
-        base=base_entry,
+        run=command("gen_prompts"),
     message:
         "{wildcards.concept}: write prompts for {wildcards.base}"
     shell:
-        "python {input.code[0]} {wildcards.concept} {wildcards.base} > {log} 2>&1"
+        "{params.run} > {log} 2>&1"
 
 
 rule gen_image_pool:
     input:
-        concept_file,
-        weights,
-        paths.prompts("{concept}", "{base}"),
-        code=script("gen_image_pool"),
+        needs("gen_image_pool"),
     output:
-        paths.pool("{concept}", "{base}"),
+        makes("gen_image_pool"),
     log:
         "logs/gen_image_pool/{concept}-{base}.log",
     benchmark:
@@ -32,23 +27,18 @@ rule gen_image_pool:
     resources:
         gpu=1,
     params:
-        **tracked("pool"),
-        base=base_entry,
+        run=command("gen_image_pool"),
     message:
         "{wildcards.concept}: draw a pool with the unedited {wildcards.base}"
     shell:
-        "python {input.code[0]} {wildcards.concept} {wildcards.base} > {log} 2>&1"
+        "{params.run} > {log} 2>&1"
 
 
 rule sdedit_pairs:
     input:
-        concept_file,
-        weights,
-        paths.prompts("{concept}", "{base}"),
-        paths.pool("{concept}", "{base}"),
-        code=script("sdedit_pairs"),
+        needs("sdedit_pairs"),
     output:
-        paths.pairs("{concept}", "{base}"),
+        makes("sdedit_pairs"),
     log:
         "logs/sdedit_pairs/{concept}-{base}.log",
     benchmark:
@@ -56,28 +46,25 @@ rule sdedit_pairs:
     resources:
         gpu=1,
     params:
-        **tracked("pairs"),
-        base=base_entry,
+        run=command("sdedit_pairs"),
     message:
         "{wildcards.concept}: redraw pool pictures without it"
     shell:
-        "python {input.code[0]} {wildcards.concept} {wildcards.base} > {log} 2>&1"
+        "{params.run} > {log} 2>&1"
 
 
 rule gen_reference:
     input:
-        weights,
-        code=script("gen_reference", "palimpsest/scores/__init__.py"),
+        needs("gen_reference"),
     output:
-        paths.reference("{base}"),
-        paths.reference_scores("{base}"),
+        makes("gen_reference"),
     log:
         "logs/gen_reference/{base}.log",
     benchmark:
         "benchmarks/runs/gen_reference/{base}.tsv"
     params:
-        **tracked("reference", "scores"),
+        run=command("gen_reference"),
     message:
         "Reference pictures for {wildcards.base}"
     shell:
-        "python {input.code[0]} {wildcards.base} > {log} 2>&1"
+        "{params.run} > {log} 2>&1"

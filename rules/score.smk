@@ -1,11 +1,8 @@
 rule generate:
     input:
-        weights,
-        paths.erasure(*JOB),
-        paths.attack(*JOB, "{attack}"),
-        code=script("generate"),
+        needs("generate"),
     output:
-        paths.images(*JOB, "{attack}"),
+        makes("generate"),
     log:
         "logs/generate/{concept}-{method}-{base}-s{seed}-{attack}.log",
     benchmark:
@@ -13,22 +10,18 @@ rule generate:
     resources:
         gpu=1,
     params:
-        base=base_entry,
+        run=command("generate"),
     message:
         "{wildcards.concept}: draw with {wildcards.method} under attack {wildcards.attack} ({wildcards.base}, seed {wildcards.seed})"
     shell:
-        "python {input.code[0]} {wildcards.concept} {wildcards.method} {wildcards.base} {wildcards.seed} {wildcards.attack} > {log} 2>&1"
+        "{params.run} > {log} 2>&1"
 
 
 rule score:
     input:
-        weights,
-        paths.images(*JOB, "{attack}"),
-        paths.images("{concept}", "none", "{base}", "{seed}", "none"),
-        code=script("score")
-        + sorted({of("scores", name) for name in SETTINGS["scores"]}),
+        needs("score"),
     output:
-        paths.scores(*JOB, "{attack}"),
+        makes("score"),
     log:
         "logs/score/{concept}-{method}-{base}-s{seed}-{attack}.log",
     benchmark:
@@ -36,8 +29,8 @@ rule score:
     resources:
         gpu=1,
     params:
-        **tracked("scores"),
+        run=command("score"),
     message:
         "{wildcards.concept}: score {wildcards.method} under attack {wildcards.attack} ({wildcards.base}, seed {wildcards.seed})"
     shell:
-        "python {input.code[0]} {wildcards.concept} {wildcards.method} {wildcards.base} {wildcards.seed} {wildcards.attack} > {log} 2>&1"
+        "{params.run} > {log} 2>&1"

@@ -9,15 +9,15 @@ from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    of, settings = job.plugin("attacks", job.attack)
+    of, settings = job.reads["attack"]["of"], job.reads["attack"]["settings"]
     source, pool = paths.prompts(job.concept, job.base), job.pool
     erased = paths.erasure(job.concept, job.method, job.base, job.seed)
-    concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
+    concept = data.Concept.of(job.reads["concept"], data.texts(Path(source)))
     file = paths.attack(job.concept, job.method, job.base, job.seed, job.attack)
     attack = import_module(f"palimpsest.attacks.{of}").attack
-    model, images = models.load(job.base_entry, edits.load(Path(erased))), data.Images.load(Path(pool))
-    given = {"original": lambda: models.load(job.base_entry), "plain": data.Prompts.load(Path(source)), "seed": int(job.seed)}
-    work = job.work(source, pool, erased, settings=settings)
+    model, images = models.load(job.reads["base"], edits.load(Path(erased))), data.Images.load(Path(pool))
+    given = {"original": lambda: models.load(job.reads["base"]), "plain": data.Prompts.load(Path(source)), "seed": int(job.seed)}
+    work = job.work(source, pool, erased)
     with optimise.resumable(work) as earlier, job.cost(paths.beside(file, ".cost.json"), earlier):
         prompts = attack(model, concept, images, **given, **settings)
     prompts.save(Path(file), job.record(settings, source, pool, erased))

@@ -9,14 +9,14 @@ from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    of, settings = job.plugin("methods", job.method)
+    of, settings = job.reads["method"]["of"], job.reads["method"]["settings"]
     source, pool, pairs = paths.prompts(job.concept, job.base), job.pool, paths.pairs(job.concept, job.base)
-    concept = data.Concept.of(job.concept_fields(), data.texts(Path(source)))
+    concept = data.Concept.of(job.reads["concept"], data.texts(Path(source)))
     images = data.Images.load(Path(pool), Path(pairs))
     file = paths.erasure(job.concept, job.method, job.base, job.seed)
-    method, model = import_module(f"palimpsest.methods.{of}"), models.load(job.base_entry)
-    work = job.work(source, pool, pairs, settings=settings)
-    with optimise.resumable(work) as earlier, job.cost(paths.beside(file, ".cost.json"), earlier):
+    method, model = import_module(f"palimpsest.methods.{of}"), models.load(job.reads["base"])
+    work = job.work(source, pool, pairs)
+    with optimise.resumable(work) as earlier, job.cost(paths.cost(job.concept, job.method, job.base, job.seed), earlier):
         erasure = method.erase(model, concept, images, seed=int(job.seed), **settings)
     erasure.save(Path(file), job.record(settings, source, pool, pairs))
     shutil.rmtree(work)

@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 from palimpsest import edits, models
-from palimpsest.workflow import paths, stage
+from palimpsest.workflow import paths, plan, stage
 
 
 def main(job: stage.Stage) -> None:
     file = Path(paths.erasure(job.concept, job.method, job.base, job.seed))
     erasure = edits.load(file)
-    models.pipeline(models.load(job.base_entry, erasure)).save_pretrained(job.folder)
+    models.pipeline(models.load(plan.part("base", job.names, job.params), erasure)).save_pretrained(job.folder)
     if erasure.kind == "lora":
         shutil.copy(file.with_suffix(".safetensors"), Path(job.folder) / "pytorch_lora_weights.safetensors")
     print(f"{job.folder}: StableDiffusionPipeline.from_pretrained reads it")

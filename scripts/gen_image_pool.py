@@ -10,14 +10,13 @@ from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    base, count = job.base_entry, job.params["pool"]["images"]
+    count = job.reads["pool"]["images"]
     source = paths.prompts(job.concept, job.base)
     texts = islice(cycle(data.texts(Path(source))["pool"]), count)
     rows = [data.Prompt(text, seed) for seed, text in enumerate(texts)]
-    sampler = {key: base[key] for key in ("steps", "guidance", "batch")}
-    pictures = diffusion.draw(models.load(base), data.Prompts(rows), **sampler)
+    pictures = diffusion.draw(models.load(job.reads["base"]), data.Prompts(rows), **job.sampler)
     made = ((row, pixels, "pool") for row, pixels in zip(rows, tqdm(pictures, "pool", count, mininterval=1), strict=True))
-    data.save_images(Path(paths.pool(job.concept, job.base)), made, job.record(sampler, source))
+    data.save_images(Path(paths.pool(job.concept, job.base)), made, job.record(job.reads["sampler"], source))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    settings = job.params["reference"]
+    settings = job.reads["reference"]
     made = render.renders(settings["images"], seed=settings["seed"])
     rows = [data.Prompt(s.caption, n, "other", "" if s.thing == world.EMPTY else s.thing, s.style) for n, s in enumerate(made.scenes)]
     pixels = (data.to_tensor(picture) for picture in made.pictures)
     file = Path(paths.reference(job.base))
     data.save_images(file, ((row, picture, "reference") for row, picture in zip(rows, pixels, strict=True)), job.record(settings))
-    entries = {name: job.plugin("scores", name) for name in job.params["scores"]}
-    scores.together(entries, data.Images.load(file), None).save(Path(paths.reference_scores(job.base)), job.record(settings))
+    scores.together(job.reads["scores"], data.Images.load(file), None).save(Path(paths.reference_scores(job.base)), job.record(settings))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    base = job.base_entry
     erased = paths.erasure(job.concept, job.method, job.base, job.seed)
     source = paths.attack(job.concept, job.method, job.base, job.seed, job.attack)
     prompts = data.Prompts.load(Path(source))
-    sampler = {key: base[key] for key in ("steps", "guidance", "batch")}
-    pictures = diffusion.draw(models.load(base, edits.load(Path(erased))), prompts, **sampler)
+    pictures = diffusion.draw(models.load(job.reads["base"], edits.load(Path(erased))), prompts, **job.sampler)
     bar = tqdm(pictures, "generate", len(prompts.rows), mininterval=1)
     made = ((row, pixels, job.attack) for row, pixels in zip(prompts.rows, bar, strict=True))
     file = Path(paths.images(job.concept, job.method, job.base, job.seed, job.attack))
-    data.save_images(file, made, job.record(sampler, erased, source))
+    data.save_images(file, made, job.record(job.reads["sampler"], erased, source))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from palimpsest.report import page, table
-from palimpsest.workflow import params, paths, stage
+from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    grid, detectors = job.params["grid"], params.read_concept(job.concept)["detectors"]
+    asked = job.reads["table"]
     rows = [
-        table.of_cell(job.concept, method, base, seed, grid["attacks"], detectors[job.params["bases"][base]["detectors"]])
-        for base in grid["bases"]
-        for seed in grid["seeds"]
+        table.of_cell(job.concept, method, base, seed, asked["attacks"], detector)
+        for base, detector in asked["detectors"].items()
+        for seed in asked["seeds"]
         for method in dict.fromkeys(("none", job.method))
     ]
     table.write(Path(paths.table(job.concept, job.method)), rows)

@@ -9,10 +9,10 @@ from palimpsest.workflow import paths, stage
 def main(job: stage.Stage) -> None:
     manifest = paths.images(job.concept, job.method, job.base, job.seed, job.attack)
     unedited = paths.images(job.concept, "none", job.base, job.seed, "none")
-    entries = {name: job.plugin("scores", name) for name in job.params["scores"]}
+    entries = job.reads["scores"]
     made = scores.together(entries, data.Images.load(Path(manifest)), data.Images.load(Path(unedited)))
     file = Path(paths.scores(job.concept, job.method, job.base, job.seed, job.attack))
-    made.save(file, job.record({name: list(entry) for name, entry in entries.items()}, manifest, unedited))
+    made.save(file, job.record(entries, manifest, unedited))
 
 
 if __name__ == "__main__":

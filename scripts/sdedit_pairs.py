@@ -10,11 +10,11 @@ from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    base, settings = job.base_entry, job.params["pairs"]
+    settings, sampler = job.reads["pairs"], job.reads["sampler"]
     source, pool = paths.prompts(job.concept, job.base), paths.pool(job.concept, job.base)
     texts = data.texts(Path(source))
     anchor = dict(zip(texts["pool"], texts["anchors"], strict=True))
-    images, model = data.Images.load(Path(pool)), models.load(base)
+    images, model = data.Images.load(Path(pool)), models.load(job.reads["base"])
     negative = diffusion.encode(model, texts["negative"][:1])
 
     def redrawn(n: int) -> tuple[data.Prompt, torch.Tensor, str]:
@@ -22,9 +22,9 @@ def main(job: stage.Stage) -> None:
         row = row._replace(text=anchor[row.text])
         draws = torch.Generator().manual_seed(row.seed)
         latent = diffusion.posterior(model, diffusion.moments(model, images.pixels([n])), diffusion.noise(model, draws, 1))
-        mix = model.guide(diffusion.encode(model, [row.text]), negative, base["guidance"])
+        mix = model.guide(diffusion.encode(model, [row.text]), negative, sampler["guidance"])
         eps = diffusion.noise(model, draws, 1)
-        x = diffusion.sdedit(model, latent, mix, eps, strength=settings["strength"], steps=base["steps"])
+        x = diffusion.sdedit(model, latent, mix, eps, strength=settings["strength"], steps=sampler["steps"])
         return row, diffusion.decode(model, x)[0], "clean"
 
     count = min(settings["images"], len(images))

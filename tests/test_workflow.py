@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import TOP
 
-from palimpsest.workflow import code, paths
+from palimpsest.workflow import paths
 
 SMALL = {
     "grid": {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none", "cce"], "bases": ["mini"], "seeds": [0]},
@@ -39,7 +39,7 @@ def snakemake(project: Path, *arguments: str) -> str:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of its own with small settings, run once for the table of UCE."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("Snakefile", "rules", "scripts", "data", "palimpsest"):
+    for name in ("Snakefile", "rules", "scripts", "data", "palimpsest", "profiles", "dvc.yaml", "accepted.yaml"):
         copy = shutil.copytree if (TOP / name).is_dir() else shutil.copy
         copy(TOP / name, folder / name)
     settings = yaml.safe_load((TOP / "params.yaml").read_text())
@@ -83,7 +83,7 @@ def test_the_page_shows_the_same_prompts_before_and_after(project: Path) -> None
 def test_artifacts_say_how_they_were_made(project: Path) -> None:
     about = json.loads((project / paths.erasure("church", "uce", "mini", 0)).read_text())
     assert about["record"]["command"] == "erase church uce mini 0" and about["record"]["inputs"] and about["record"]["versions"]["torch"]
-    cost = json.loads((project / paths.beside(paths.erasure("church", "uce", "mini", 0), ".cost.json")).read_text())
+    cost = json.loads((project / paths.cost("church", "uce", "mini", 0)).read_text())
     assert cost["seconds"] > 0 and cost["peak_memory_mb"] > 50
 
 
@@ -145,9 +145,3 @@ def test_a_bad_run_leaves_results_alone(project: Path) -> None:
     (project / "params.yaml").write_text(settings)
     assert run.returncode != 0 and "did you mean 'strength'?" in run.stdout + run.stderr
     assert table.read_bytes() == before
-
-
-def test_the_import_closure_of_a_script() -> None:
-    files = code.closure("scripts/erase.py", "palimpsest/methods/dm2.py")
-    assert {"palimpsest/clip.py", "palimpsest/edits.py", "palimpsest/diffusion.py", "palimpsest/tokens.py"} <= set(files)
-    assert not any("report" in file or "methods/esd" in file or "workflow" in file for file in files)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from palimpsest.data import Images, Scores
+from palimpsest.data import Scores
 from palimpsest.files import write_json, write_text
 from palimpsest.report.measures import detected, frechet, rate, spread
 from palimpsest.workflow import paths
@@ -25,10 +25,9 @@ def rated(row: Row, name: str, positive: torch.Tensor) -> None:
     row |= dict(zip((name, f"{name} low", f"{name} high", f"{name} n"), rate(positive), strict=True))
 
 
-def plain(row: Row, scores: Scores, images: Images, real: Scores, detector: Mapping[str, Any]) -> None:
+def plain(row: Row, scores: Scores, real: Scores, detector: Mapping[str, Any]) -> None:
     """What plain prompts show: the erased concept, and everything else."""
-    columns, meaning = scores.columns, scores.meaning
-    prompts = [picture.prompt for picture in images.rows]
+    columns, meaning, prompts = scores.columns, scores.meaning, scores.prompts
     erased = torch.tensor([p.purpose == "concept" for p in prompts])
     value, positive = detected(detector, columns, meaning)
     rated(row, "Ratio", positive[erased])
@@ -45,17 +44,17 @@ def plain(row: Row, scores: Scores, images: Images, real: Scores, detector: Mapp
 
 
 def row(
-    method: str, base: str, seed: int, attacks: dict[str, tuple[Scores, Images]], real: Scores, detector: Mapping[str, Any], cost: dict
+    method: str, base: str, seed: int, attacks: Mapping[str, Scores], real: Scores, detector: Mapping[str, Any], cost: Mapping[str, float]
 ) -> Row:
     """Ratio and Score on plain prompts, what else became of the model, success of each attack, cost.
 
     Args:
-        attacks: scores and pictures of each attack, `none` among them.
+        attacks: scores of each attack, `none` among them.
         detector: what counts as showing the concept (see `measures.detected`).
     """
     made: Row = {"method": method, "base": base, "seed": seed}
-    plain(made, *attacks["none"], real, detector)
-    for name, (scores, _) in attacks.items():
+    plain(made, attacks["none"], real, detector)
+    for name, scores in attacks.items():
         if name != "none":
             rated(made, f"ASR {name}", detected(detector, scores.columns, scores.meaning)[1])
     return made | {"seconds": cost["seconds"], "peak memory MB": cost["peak_memory_mb"]}
@@ -64,8 +63,8 @@ def row(
 def of_cell(concept: str, method: str, base: str, seed: int, attacks: Sequence[str], detector: Mapping[str, Any]) -> Row:
     """The row of a cell, read from results/."""
     cell = (concept, method, base, seed)
-    found = {a: (Scores.load(Path(paths.scores(*cell, a))), Images.load(Path(paths.images(*cell, a)))) for a in attacks}
-    cost = json.loads(Path(paths.beside(paths.erasure(*cell), ".cost.json")).read_text())
+    found = {a: Scores.load(Path(paths.scores(*cell, a))) for a in attacks}
+    cost = json.loads(Path(paths.cost(*cell)).read_text())
     return row(method, base, seed, found, Scores.load(Path(paths.reference_scores(base))), detector, cost)
 
 

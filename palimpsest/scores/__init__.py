@@ -9,8 +9,9 @@ from typing import Any
 from palimpsest.data import Images, Scores
 
 
-def together(entries: Mapping[str, tuple[str, Mapping[str, Any]]], images: Images, reference: Images | None) -> Scores:
-    """The columns of every entry `name: (file, settings)`, joined."""
-    made = [import_module(f"palimpsest.scores.{of}").score(images, reference, **settings) for of, settings in entries.values()]
+def together(entries: Mapping[str, Mapping[str, Any]], images: Images, reference: Images | None) -> Scores:
+    """The columns of every entry `name: {of: file, settings: {...}}`, joined."""
+    made = [import_module(f"palimpsest.scores.{entry['of']}").score(images, reference, **entry["settings"]) for entry in entries.values()]
     columns = {name: column for scores in made for name, column in scores.columns.items()}
-    return Scores(columns, {name: meaning for scores in made for name, meaning in scores.meaning.items()})
+    meaning = {name: said for scores in made for name, said in scores.meaning.items()}
+    return Scores(columns, meaning, [row.prompt for row in images.rows])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PLAN = "results/plan/"  # what the jobs of the grid read besides other jobs' results: made by the stage `plan`
+OTHER_PLAN = "work/plan/"  # the same for jobs outside the grid
+
 
 def concept(concept: str) -> str:
     return f"data/concepts/{concept}.yaml"
@@ -24,11 +27,15 @@ def reference(base: str) -> str:
 
 
 def reference_scores(base: str) -> str:
-    return f"results/reference/{base}/scores.json"
+    return f"results/reference/scores/{base}.json"
 
 
 def erasure(concept: str, method: str, base: str, seed: int | str) -> str:
     return f"results/{concept}/{method}/adapters/{base}-s{seed}.json"
+
+
+def cost(concept: str, method: str, base: str, seed: int | str) -> str:
+    return f"results/{concept}/{method}/costs/{base}-s{seed}.json"
 
 
 def attack(concept: str, method: str, base: str, seed: int | str, attack: str) -> str:
@@ -48,10 +55,10 @@ def table(concept: str, method: str) -> str:
 
 
 PAGE = "results/report.html"
-RESERVED = ("reference",)  # names that no concept may have
+RESERVED = ("reference", "plan")  # names that no concept may have
 FOLDERS = ("prompts", "pool", "pairs")  # names that no method may have
 
 
 def beside(path: str, ending: str) -> str:
-    """The companion of a primary file: its tensors (.safetensors), its cost (.cost.json)."""
+    """The companion of a small file, as its cost (.cost.json)."""
     return path.rsplit(".", 1)[0] + ending

@@ -1,11 +1,13 @@
-"""What every script does around its one call: names from the command line, settings, one line for an error, the record and the cost."""
+"""What every script does around its one call: names from the command line, its plan, one line for an error, record, cost, statement."""
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import resource
 import sys
 import time
@@ -15,10 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import params, paths
+from palimpsest.workflow import jobs, memory, params, paths, plan
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
-EXPECTED = (params.ParamsError, FileNotFoundError, ValueError)  # told in one line; anything else is a fault of ours and keeps its traceback
+EXPECTED = (params.ParamsError, FileNotFoundError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
+KEEP = "PALIMPSEST_KEEP"  # set by the Snakefile: 1, bring back what is known; 0, compute in any case
 
 
 class Resumed(Protocol):
@@ -26,7 +29,9 @@ class Resumed(Protocol):
 
 
 class Stage:
-    """One run of a script. `names` are its positional arguments, `params` the checked settings."""
+    """One run of a script. `names` are its positional arguments, `reads` the plan of its job where it is one of the graph's."""
+
+    reads: Mapping[str, Any]
 
     def __init__(self, about: str, arguments: str) -> None:
         parser = argparse.ArgumentParser(description=about)
@@ -42,24 +47,14 @@ class Stage:
             raise AttributeError(name) from None
 
     @property
-    def base_entry(self) -> dict[str, Any]:
-        params.known("bases", [self.base], self.params["bases"])
-        return self.params["bases"][self.base]
+    def sampler(self) -> dict[str, Any]:
+        """How to draw: steps and guidance from the plan, the batch, which changes no picture, from params.yaml."""
+        return {**self.reads["sampler"], "batch": self.params["bases"][self.base]["batch"]}
 
     @property
     def pool(self) -> str:
         """Pictures of the concept: the base's own, or those of the base that `pool_from` names."""
-        return paths.pool(self.concept, self.base_entry.get("pool_from", self.base))
-
-    def concept_fields(self) -> dict[str, Any]:
-        """The concept's file, with the judge's classes for this base."""
-        fields = params.read_concept(self.concept)
-        detector = fields.pop("detectors")[self.base_entry["detectors"]]
-        return {"name": self.concept, **fields, "classes": detector["classes"]}
-
-    def plugin(self, section: str, name: str) -> tuple[str, dict[str, Any]]:
-        params.known(section, [name], self.params[section])
-        return params.plugin(self.params, section, name, self.names.get("concept", ""))
+        return paths.pool(self.concept, jobs.pool_of(self.base, self.params))
 
     def record(self, settings: Mapping[str, Any], *inputs: str) -> dict[str, Any]:
         """What an artifact says of its making: the same for the same inputs, so that the same work gives the same bytes."""
@@ -81,9 +76,9 @@ class Stage:
         seconds, peak = earlier.seconds + time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         write_json(Path(file), {"seconds": round(seconds, 2), "peak_memory_mb": round(peak)})
 
-    def work(self, *inputs: str, settings: Mapping[str, Any]) -> Path:
-        """Scratch for this very run: another setting or another input is another folder."""
-        key = json.dumps([self.names, settings, [digest(Path(file)) for file in inputs]], sort_keys=True)
+    def work(self, *inputs: str) -> Path:
+        """Scratch for this very run: another plan or another input is another folder."""
+        key = json.dumps([self.names, self.reads, [digest(Path(file)) for file in inputs]], sort_keys=True)
         return Path("work") / Path(sys.argv[0]).stem / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
@@ -93,9 +88,54 @@ def digest(file: Path) -> str:
     return sha256(file)
 
 
+@contextmanager
+def alone(job: jobs.Job) -> Iterator[None]:
+    """One process a job: a second one waits, and then finds the work done. The kernel ends the lock with its process."""
+    file = memory.DONE / f"{job.name}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def planned(job: jobs.Job, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plan of a job. By hand it is brought up to date; under Snakemake and DVC it must still agree with what is there.
+
+    Raises:
+        ParamsError: code or settings were changed while the run was under way.
+    """
+    file = plan.place(job)
+    if KEEP not in os.environ and "DVC_STAGE" not in os.environ:
+        return json.loads(plan.bring(job, settings).read_text())
+    now, then = plan.plan(job.stage, job.names, settings), json.loads(file.read_text())
+    if now != then:
+        changed = "; ".join(memory.compare(then, json.loads(json.dumps(now))))
+        raise params.ParamsError(f"changed while the run was under way: {changed}; nothing is lost, start the run again")
+    return then
+
+
+def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
+    """Run the body unless what it would make is known; state what it made."""
+    with alone(job):
+        stage.reads = planned(job, stage.params)
+        if os.environ.get(KEEP) == "1" and memory.keep(job):
+            print(f"kept: nothing that {job.name} reads has changed")
+            return
+        begun = memory.begun(job)
+        memory.started(job).touch()
+        body(stage)
+        memory.ended(job, begun)
+        memory.started(job).unlink()
+
+
 def run(about: str | None, arguments: str, body: Callable[[Stage], None]) -> None:
     """Run a script's body: a mistake of the user's ends in one line and exit code 1."""
+    name = Path(sys.argv[0]).stem
     try:
-        body(Stage((about or "").strip(), arguments))
+        stage = Stage((about or "").strip(), arguments)
+        if name in plan.READS:
+            perform(stage, jobs.job(name, stage.names, stage.params), body)
+        else:
+            body(stage)
     except EXPECTED as error:
         sys.exit(f"palimpsest: {error}")

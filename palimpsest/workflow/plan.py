@@ -1,0 +1,159 @@
+"""What a job reads besides the results of other jobs: its settings, its concept, what its code does, the files that it names.
+
+One small JSON for all jobs that read the same. A job is stale when its plan or the result of another job has changed, and scripts
+take everything from it: what does not stand in the plan cannot have an influence. `free` settings change no result and stand in none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from palimpsest.files import md5, sha256, write_json
+from palimpsest.workflow import code, jobs, params, paths
+
+Settings = Mapping[str, Any]
+MODEL = ("path", "revision", "variant", "unet", "attention")
+SAMPLER = ("steps", "guidance")
+FREE = ("batch", "shareable")  # of a base: pictures do not depend on the batch; the page alone asks who may see them
+READS = {  # stage -> what its plan holds
+    "gen_prompts": ("concept", "prompts"),
+    "gen_image_pool": ("base", "sampler", "pool"),
+    "sdedit_pairs": ("base", "sampler", "pairs"),
+    "gen_reference": ("reference", "scores"),
+    "erase": ("concept", "base", "method"),
+    "attack": ("concept", "base", "attack"),
+    "generate": ("base", "sampler"),
+    "score": ("scores",),
+    "report": ("table",),
+}
+
+
+def plugin(settings: Settings, section: str, name: str, concept: str = "") -> dict[str, Any]:
+    params.known(section, [name], settings[section])
+    of, chosen = params.plugin(settings, section, name, concept)
+    return {"of": of, "settings": chosen}
+
+
+def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
+    """One part of a plan."""
+    if name in ("concept", "base", "sampler"):
+        params.known("bases", [names["base"]], settings["bases"])
+        base = settings["bases"][names["base"]]
+    match name:
+        case "concept":
+            fields = params.read_concept(names["concept"])
+            detectors = fields.pop("detectors")
+            params.known(f"{paths.concept(names['concept'])}: detectors", [base["detectors"]], detectors)
+            return {"name": names["concept"], **fields, "classes": detectors[base["detectors"]]["classes"]}
+        case "base":
+            return {key: base[key] for key in MODEL if key in base}
+        case "sampler":
+            return {key: base[key] for key in SAMPLER}
+        case "method":
+            return plugin(settings, "methods", names["method"], names["concept"])
+        case "attack":
+            return plugin(settings, "attacks", names["attack"], names["concept"])
+        case "scores":
+            return {score: plugin(settings, "scores", score) for score in settings["scores"]}
+        case "table":
+            grid, detectors = settings["grid"], params.read_concept(names["concept"])["detectors"]
+            judged = {base: detectors[settings["bases"][base]["detectors"]] for base in grid["bases"]}
+            return {"detectors": judged, "seeds": grid["seeds"], "attacks": grid["attacks"]}
+    return settings[name]
+
+
+FOLDERS = {"method": "methods", "attack": "attacks", "scores": "scores", "prompts": "prompts"}
+
+
+def plugins(parts: Mapping[str, Any]) -> Iterator[str]:
+    """The plug-in files that a plan names."""
+    for name, folder in FOLDERS.items():
+        if name in parts:
+            for entry in parts[name].values() if name == "scores" else (parts[name],):
+                yield f"palimpsest/{folder}/{entry['of']}.py"
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from texts(inner)
+
+
+@cache
+def content(place: str) -> str:
+    """Hash of a file or a folder of weights; of a folder that DVC tracks, what DVC says of it."""
+    path, tracked = Path(place), Path(f"{place}.dvc")
+    if tracked.exists():
+        return sha256(tracked)[:16]
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    before = dict(memo())
+    listed = "".join(f"{file.relative_to(path)} {remembered(file)}\n" for file in files)
+    if memo() != before:
+        write_json(MEMO, memo())
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+
+
+MEMO = Path("work/hashes.json")
+
+
+@cache
+def memo() -> dict[str, list]:
+    try:
+        return json.loads(MEMO.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def remembered(file: Path) -> str:
+    """sha256 of a file, taken again only when its size or its time has changed."""
+    seen = file.stat()
+    key = [seen.st_size, seen.st_mtime_ns]
+    found = memo().get(str(file), [0, 0, ""])
+    if found[:2] != key:
+        memo()[str(file)] = [*key, sha256(file)]
+    return memo()[str(file)][2]
+
+
+def plan(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """Everything that the job reads besides other jobs' results."""
+    parts = {name: part(name, names, settings) for name in READS[stage]}
+    files = {text: content(text) for text in sorted(set(texts(parts))) if "/" in text and Path(text).exists()}
+    return {**parts, "files": files, "code": code.all_of(f"scripts/{stage}.py", *plugins(parts))}
+
+
+def place(job: jobs.Job) -> Path:
+    return Path(next(dep for dep in job.deps if dep.startswith((paths.PLAN, paths.OTHER_PLAN))))
+
+
+def bring(job: jobs.Job, settings: Settings) -> Path:
+    """Write the plan of a job if it has changed. Returns where it is."""
+    file = place(job)
+    text = plan(job.stage, job.names, settings)
+    if not file.exists() or json.loads(file.read_text()) != text:
+        write_json(file, text)
+        keep_version(file)
+    return file
+
+
+HISTORY = Path("work/plans")
+
+
+def keep_version(file: Path) -> None:
+    """Remember a version of a plan by its hash, so that what has changed since can be named."""
+    write_json(HISTORY / f"{md5(file)}.json", json.loads(file.read_text()))
+
+
+def refresh(settings: Settings) -> None:
+    """Bring the plans of the grid up to date, and remove those that nothing asks for."""
+    wanted = {place(job): job for job in reversed(list(jobs.of_grid(settings)))}
+    for job in wanted.values():
+        bring(job, settings)
+    for file in set(Path(paths.PLAN).rglob("*.json")) - set(wanted):
+        file.unlink()

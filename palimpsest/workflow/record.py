@@ -1,0 +1,48 @@
+"""`record`: what ran here goes into dvc.lock and DVC's cache. The only file that imports DVC."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palimpsest.workflow import jobs, memory
+
+
+def pending(settings: Mapping[str, Any]) -> list[str]:
+    """Jobs of the grid that a statement of this machine vouches for as they lie on the disk, and dvc.lock does not yet."""
+    hashes, found = memory.Hashes(), []
+    for job in jobs.of_grid(settings):
+        if not all(hashes[out] for out in job.small) or not all(hashes.of(job, dep) for dep in job.inputs):
+            continue
+        locked = memory.lock().get(job.name)
+        if locked and not memory.differences(job, locked, hashes) and memory.made(job, locked, hashes):
+            continue
+        if any(not memory.differences(job, one, hashes) and memory.made(job, one, hashes) for one in memory.receipts(job)):
+            found.append(job.name)
+    return found
+
+
+def record(settings: Mapping[str, Any]) -> int:
+    """Bring dvc.lock and the cache up to date. Returns how many jobs were added; a failure is told and leaves the statements for later."""
+    names = pending(settings)
+    if not names or not Path(".dvc").is_dir():
+        return 0
+    from dvc.dvcfile import load_file
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo, repo.lock:
+            file = load_file(repo, "dvc.yaml")
+            stages = [file.stages[name] for name in ("plan", *names)]
+            for stage in stages:
+                stage.save()
+                stage.commit(relink=False)
+            file.dump_stages(stages, update_pipeline=False)
+    except (DvcException, OSError) as error:
+        print(f"palimpsest: results are there, but not yet in dvc.lock: {error}; `python scripts/record.py` adds them", file=sys.stderr)
+        return 0
+    memory.lock.cache_clear()
+    return len(names)

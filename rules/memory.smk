@@ -1,0 +1,87 @@
+# One memory for both engines. Before planning, what ran here and is not yet in dvc.lock goes there, plans are brought up to date, and
+# every result gets the time stamp that tells Snakemake the truth; behind a run, failed or not, what it made is recorded.
+import fcntl
+import re
+import shutil
+import time
+from pathlib import Path
+
+# Of a result, dvc.lock and work/done know all that Snakemake's own records know, by content; here its time stamps alone count.
+FORCED = {"-F", "--forceall", "-f", "--force", "-R", "--forcerun", "--forceforce"}
+LOOKING = any(re.fullmatch(r"-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", arg) for arg in sys.argv)
+os.environ[stage.KEEP] = "0" if FORCED & set(sys.argv) else "1"
+
+
+def told(settled):
+    for name, reasons in settled.stale.items():
+        print(f"stale: {name}: {'; '.join(reasons)}", file=sys.stderr)
+    if settled.below:
+        print(
+            f"stale: {len(settled.below)} jobs that follow from these", file=sys.stderr
+        )
+    for place in settled.gone:
+        print(
+            f"gone: {place} is not here; `dvc checkout {place}` or `dvc pull {place}` brings it back",
+            file=sys.stderr,
+        )
+    if settled.edited:
+        sys.exit(
+            f"palimpsest: edited by hand, or made elsewhere: {', '.join(settled.edited)}; `dvc checkout <file>` brings the recorded version "
+            "back, `rm <file>` has it made again; nothing was touched"
+        )
+
+
+def alone():
+    """Whether this process has the folder for itself; the lock is the kernel's and ends with the process."""
+    global RUNNING  # held open as long as this process lives
+    RUNNING = open("work/running.lock", "w")
+    for _ in range(20):
+        try:
+            fcntl.flock(RUNNING, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if LOOKING:
+                return False
+            time.sleep(0.5)  # the other one may only be looking
+    sys.exit(
+        "palimpsest: another snakemake is at work in this folder; wait for it, or use a second clone"
+    )
+
+
+def settle():
+    if config != SETTINGS:
+        sys.exit(
+            "palimpsest: --config and --configfile go round dvc.lock; write the setting into params.yaml"
+        )
+    os.makedirs("work", exist_ok=True)
+    if not alone():
+        return print("another snakemake is at work here", file=sys.stderr)
+    if not LOOKING:
+        shutil.rmtree(".snakemake/locks", ignore_errors=True)  # of one that was killed
+    for file in Path("benchmarks/runs").rglob("*.tsv"):
+        os.utime(
+            file
+        )  # to Snakemake a benchmark is an output, and as old as the oldest
+    plan.refresh(SETTINGS)
+    told(memory.settle(memory.jobs_here(SETTINGS)))
+    if LOOKING:
+        RUNNING.close()
+
+
+if workflow.is_main_process:
+    try:
+        settle()
+    except params.ParamsError as error:
+        sys.exit(f"palimpsest: {error}")
+
+
+onstart:
+    record.record(SETTINGS)
+
+
+onsuccess:
+    record.record(SETTINGS)
+
+
+onerror:
+    record.record(SETTINGS)

@@ -1,0 +1,225 @@
+#!/usr/bin/env bash
+# The contract between Snakemake, DVC and the disk, played in throw-away clones of one small project with folder remotes.
+#
+#   tests/contract.sh            all of it: `make contract`
+#   tests/contract.sh short      what `make test` plays
+#   tests/contract.sh CASE...    some cases: pull_then_nothing exact tables_only branches cut_off dvc_first failures killed mishaps
+#
+# Each line says what was done, how many jobs were expected to be planned or computed, and how many were. A clone has 14 jobs:
+# prompts, pool, pairs, reference, and for each of none and uce: erase, attack, generate, score, table.
+set -euo pipefail
+TOP=$(cd "$(dirname "$0")/.." && pwd)
+WORK=$(mktemp -d)
+trap 'chmod -R u+w "$WORK"; rm -rf "$WORK"' EXIT
+export PYTHONPATH=. OMP_NUM_THREADS=1 GIT_CONFIG_GLOBAL="$WORK/gitconfig" DVC_NO_ANALYTICS=1
+git config --global user.name contract && git config --global user.email contract@example.org && git config --global init.defaultBranch main
+FAILED=0
+
+check() { # words, expected, found
+    if [ "$2" = "$3" ]; then echo "ok    $1: $3"; else
+        echo "WRONG $1: expected $2, found $3"; FAILED=1
+        grep -hE '^(stale|Reason|palimpsest)' work/said.log | head -n 6 || true
+    fi
+}
+says() { # words, pattern, text
+    if grep -qE "$2" <<<"$3"; then echo "ok    $1: $(grep -E -m1 "$2" <<<"$3" | cut -c1-160)"; else echo "WRONG $1: nothing like '$2' in: $(tail -n 5 <<<"$3")"; FAILED=1; fi
+}
+planned() { # jobs that a dry run wants, `all` aside
+    local said; mkdir -p work
+    said=$(snakemake -n "$@" 2>&1 | tee work/said.log) || { echo "failed: $(tail -n 1 <<<"$said")"; return; }
+    grep -q "Nothing to be done" <<<"$said" && { echo 0; return; }
+    awk '$1 == "total" { total = $2 } $1 == "all" && NF == 2 { all = $2 } END { print total - all }' <<<"$said"
+}
+computed() { # jobs that really computed something in a run that is made now
+    rm -rf logs; mkdir -p work; snakemake --cores 2 "$@" 2>&1 | tee work/said.log > work/run.log || { echo "failed: $(tail -n 1 work/run.log)"; return; }
+    { [ -d logs ] && find logs -name '*.log' -exec grep -L '^kept:' {} + || true; } | wc -l
+}
+stale() { snakemake -n "$@" 2>&1 | sed -n 's/^stale: \([^ ]*@[^ ]*\): .*/\1/p' | sort | tr '\n' ' '; }              # by Snakemake, first level
+status() { dvc status --json | python -c 'import json,sys; print("".join(n + " " for n in sorted(json.load(sys.stdin)) if n != "plan"), end="")'; } # by DVC
+edit() { python - "$@" <<'PY'
+import sys
+from pathlib import Path
+file, old, new = Path(sys.argv[1]), sys.argv[2].encode().decode("unicode_escape"), sys.argv[3].encode().decode("unicode_escape")
+text = file.read_text()
+assert old in text, f"{old!r} is not in {file}"
+file.write_text(text.replace(old, new, 1))
+PY
+}
+sums() { find results -type f -not -name '*.part' -not -path '*/plan/*' -not -name '*cost*' -not -path '*/costs/*' -not -name table.csv \
+    -not -name metrics.json -not -name report.html -exec sha256sum {} + | sort -k 2; }
+clone() { # name, link type: a clone with everything pulled
+    rm -rf "${WORK:?}/$1"; git clone -q "$WORK/origin" "$WORK/$1"; cd "$WORK/$1"
+    mkdir -p work; dvc config --local cache.type "$2"; dvc config --local 'remote.results.url' "$WORK/remotes/results"
+    dvc config --local 'remote.sensitive.url' "$WORK/remotes/sensitive"
+}
+pulled() { clone "$@"; dvc pull -q; }
+
+origin() {
+    mkdir "$WORK/origin"; cd "$TOP"
+    git ls-files -z --cached --others --exclude-standard -- Snakefile dvc.yaml params.yaml accepted.yaml pyproject.toml .dvc .dvcignore \
+        .gitignore data palimpsest profiles rules scripts | tar -c --null -T - | tar -x -C "$WORK/origin"
+    cd "$WORK/origin"
+    python - <<'PY'
+from pathlib import Path
+import yaml
+settings = yaml.safe_load(Path("params.yaml").read_text())
+settings["grid"] = {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none"], "bases": ["mini"], "seeds": [0]}
+settings |= {"pool": {"images": 4}, "pairs": {"images": 2, "strength": 0.7}, "reference": {"images": 12, "seed": 7}}
+settings["bases"]["mini"]["steps"] = 2
+settings["prompts"]["settings"] = {"concept_prompts": 4, "other_prompts": 8, "train_texts": 4}
+settings["attacks"]["cce"]["settings"] = {"steps": 400, "batch": 2}
+Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+PY
+    git init -q . && git add -A && git commit -qm start
+    dvc config --local 'remote.results.url' "$WORK/remotes/results"; dvc config --local 'remote.sensitive.url' "$WORK/remotes/sensitive"
+    check "a first run computes everything" 14 "$(computed)"
+    check "dvc status behind it" "" "$(status)"
+    check "snakemake -n behind it" 0 "$(planned)"
+    git add -A && git commit -qm results
+    dvc push -q
+    check "dvc push sent all" "Cache and remote 'results' are in sync." "$(dvc status -c | tail -n 1)"
+}
+
+pull_then_nothing() {
+    for link in ${1:-copy hardlink symlink}; do
+        pulled "pulled-$link" "$link"
+        check "pull ($link), snakemake -n" 0 "$(planned)"
+        check "pull ($link), dvc status" "" "$(status)"
+        check "pull ($link), dvc repro computes" 0 "$(dvc repro 2>&1 | grep -c '^Running stage' || true)"
+        edit params.yaml "preserve_scale: 0.03" "preserve_scale: 0.04"
+        check "pull ($link), one setting changed" 5 "$(planned)"
+        git checkout -q params.yaml
+        check "pull ($link), changed back" 0 "$(planned)"
+    done
+}
+
+exact() {
+    pulled exact copy
+    find . -path ./.git -prune -o -type f -exec touch {} +
+    check "every file touched" 0 "$(planned)"
+    { echo "# a remark"; cat params.yaml; } > work/with && mv work/with params.yaml
+    edit palimpsest/diffusion.py 'from __future__' '# a remark\nfrom __future__'
+    edit palimpsest/diffusion.py '"""' '"""More words. '
+    check "a remark and a docstring, snakemake -n" 0 "$(planned)"
+    check "a remark and a docstring, dvc status" "" "$(status)"
+    git checkout -q .
+    edit params.yaml "preserve_scale: 0.03" "preserve_scale: 0.04"
+    says "why: the key and both values" "settings.preserve_scale: 0.03 -> 0.04" "$(snakemake -n 2>&1)"
+    check "both engines name the same stage" "$(stale)" "$(status)"
+    git checkout -q .
+    edit palimpsest/attacks/none.py "return " "0\n    return "
+    says "why: the file" "palimpsest/attacks/none.py changed" "$(snakemake -n 2>&1)"
+    check "an attack's code: attack, generate, score, two tables" 8 "$(planned)"
+    check "both engines name the same stages" "$(stale)" "$(status)"
+    git commit -qam "a change that changes nothing"
+    python scripts/accept.py palimpsest/attacks/none.py HEAD~1 "an expression without effect" > /dev/null
+    check "the same, accepted" 0 "$(planned)"
+    check "the same, accepted, dvc status" "" "$(status)"
+    git checkout -q . && git reset -q --hard HEAD~1
+    edit data/concepts/church.yaml "words: [church]" "words: [church, chapel]"
+    check "a concept's words: prompts and all that follows" 13 "$(planned)"
+    git checkout -q .
+    edit data/concepts/church.yaml "threshold: 0.5" "threshold: 0.6"
+    check "a threshold: two tables" 2 "$(planned)"
+    git checkout -q .
+    edit params.yaml "batch: 32" "batch: 16"
+    check "the batch, which changes no picture" 0 "$(planned)"
+    git checkout -q .
+    check "everything as it was" 0 "$(planned)"
+}
+
+tables_only() {
+    clone tables copy
+    dvc pull -q results/church/uce/table.csv results/church/none/table.csv
+    check "only tables pulled" 0 "$(planned)"
+    check "nothing else is here" 0 "$(find results -name '*.png' | wc -l)"
+}
+
+branches() {
+    pulled branch copy
+    git checkout -qb other; edit params.yaml "preserve_scale: 0.03" "preserve_scale: 0.04"
+    check "a branch with another setting computes" 5 "$(computed)"
+    check "dvc status on it" "" "$(status)"
+    git add -A; git commit -qm other; git checkout -q main
+    check "back on main without dvc checkout" 5 "$(planned)"
+    check "and run: all of it is known" 0 "$(computed)"
+    check "dvc status" "" "$(status)"
+    git checkout -q other; dvc checkout -q
+    check "the branch, with dvc checkout" 0 "$(planned)"
+}
+
+cut_off() {
+    pulled cut copy
+    edit scripts/gen_prompts.py "def main" "NOTHING = 0\n\n\ndef main"
+    check "code of gen_prompts changed, snakemake -n" 13 "$(planned)"
+    check "it alone computes, its result is the same" 1 "$(computed)"
+    check "dvc status" "" "$(status)"
+    check "-F computes in any case" 14 "$(computed -F)"
+}
+
+dvc_first() {
+    clone repro copy
+    dvc repro -q > work/repro.log 2>&1
+    check "dvc repro on a bare clone, then snakemake -n" 0 "$(planned)"
+    check "dvc status" "" "$(status)"
+    check "the same bytes by both engines" "" "$(diff <(sums) <(cd "$WORK/origin" && sums))"
+}
+
+failures() {
+    pulled fail copy
+    edit params.yaml "methods:\n  - none\n  - uce" "methods:\n  - none\n  - uce\n  - esd"
+    edit palimpsest/methods/esd.py "def erase(" "def broken(" && edit palimpsest/methods/esd.py '"""' '"""Never mind. '
+    snakemake --cores 2 --keep-going > work/run.log 2>&1 && check "a broken method fails" "failed" "went well"
+    check "what did not need it is recorded, it is not" "erase@church-esd-mini-0 " "$(status | grep -o 'erase@[^ ]* ')"
+    git checkout -q . && dvc checkout -q
+    check "everything as it was" 0 "$(planned)"
+}
+
+killed() {
+    for round in $(seq 10); do
+        clone killed copy
+        snakemake --cores 2 > work/run.log 2>&1 & victim=$!
+        sleep "$(python -c "import random; print(random.uniform(3, 40))")"
+        kill -9 "$victim" 2> /dev/null; pkill -9 -P "$victim" 2> /dev/null || true; wait "$victim" 2> /dev/null || true
+        snakemake --cores 2 > work/run.log 2>&1 || true
+        check "kill -9, round $round, then a run: the same bytes" "" "$(diff <(sums) <(cd "$WORK/origin" && sums) | head -n 3)"
+        check "kill -9, round $round: dvc status" "" "$(status)"
+    done
+}
+
+mishaps() {
+    pulled mishap copy
+    echo '{"edited": true}' > results/church/uce/adapters/mini-s0.json
+    says "an output edited by hand" "edited by hand.*adapters/mini-s0.json.*dvc checkout" "$(snakemake --cores 2 2>&1 || true)"
+    check "it was not touched" '{"edited": true}' "$(cat results/church/uce/adapters/mini-s0.json)"
+    dvc checkout -q -f results/church/uce/adapters/mini-s0.json
+    check "dvc checkout, then" 0 "$(planned)"
+    rm results/church/uce/adapters/mini-s0.{json,safetensors}
+    check "outputs deleted by hand, asked for, come back from the cache" 0 "$(computed results/church/uce/adapters/mini-s0.json)"
+    check "dvc status" "" "$(status)"
+    rm -r results/church/uce/images/mini-s0/none/images
+    says "pictures deleted by hand" "gone:.*images is not here.*dvc checkout" "$(snakemake -n 2>&1)"
+    dvc checkout -q
+    says "--config goes round dvc.lock" "palimpsest: --config.*params.yaml" "$(snakemake -n --config pool='{images: 5}' 2>&1 || true)"
+    snakemake --cores 1 -F results/church/uce/table.csv > work/first.log 2>&1 & first=$!
+    sleep 8
+    says "two snakemakes in one folder" "palimpsest: another snakemake is at work" "$(snakemake --cores 1 2>&1 || true)"
+    kill -INT "$first"; wait "$first" || true
+    git checkout -q .; dvc checkout -q -f
+    printf '<<<<<<< HEAD\n=======\n>>>>>>> other\n' >> dvc.lock
+    says "dvc.lock with a merge conflict" "palimpsest: dvc.lock cannot be read.*git checkout" "$(snakemake -n 2>&1 || true)"
+    git checkout -q dvc.lock
+    edit params.yaml "preserve_scale" "preserve_scales"
+    says "a typo in params.yaml" "palimpsest: params.yaml.*did you mean 'preserve_scale'" "$(snakemake -n 2>&1 || true)"
+    git checkout -q params.yaml
+    check "everything as it was" 0 "$(planned)"
+}
+
+origin
+case "${1:-all}" in
+    short) pull_then_nothing hardlink; exact; tables_only; mishaps ;;
+    all) pull_then_nothing; exact; tables_only; branches; cut_off; dvc_first; failures; killed; mishaps ;;
+    *) for name in "$@"; do "$name"; done ;;
+esac
+[ "$FAILED" = 0 ] && echo "the contract holds"
+exit "$FAILED"
