@@ -17,8 +17,8 @@ DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
 MEANING = {"objects": ["church", "dog", "none"], "features": "FID-mini", "perceptual": "LPIPS-mini"}
 
 
-def cell(folder: Path, shares: list[float]) -> tuple[data.Scores, data.Images]:
-    """Two pictures of churches, judged with these shares, and two of dogs, judged rightly and wrongly."""
+def cell(shares: list[float]) -> data.Scores:
+    """Scores of two pictures of churches, judged with these shares, and two of dogs, judged rightly and wrongly."""
     prompts = [data.Prompt("a church", n) for n in range(2)] + [
         data.Prompt("a dog", 10 + n, "near" if n else "other", "dog") for n in range(2)
     ]
@@ -26,18 +26,16 @@ def cell(folder: Path, shares: list[float]) -> tuple[data.Scores, data.Images]:
     torch.manual_seed(0)
     columns = {"objects": objects, "clip_score": torch.tensor([1.0, 1.0, 20.0, 30.0]), "perceptual": torch.tensor([9.0, 9.0, 0.1, 0.3])}
     columns["features"] = torch.randn(4, 3)
-    made = ((p, torch.rand(3, 64, 64) * 2 - 1, "none") for p in prompts)
-    data.save_images(folder / "manifest.json", made, {})
-    return data.Scores(columns, MEANING), data.Images.load(folder / "manifest.json")
+    return data.Scores(columns, MEANING, prompts)
 
 
-def test_a_row_says_what_the_scores_say(tmp_path: Path) -> None:
-    plain, attacked = cell(tmp_path / "plain", [0.9, 0.2]), cell(tmp_path / "attacked", [0.9, 0.6])
+def test_a_row_says_what_the_scores_say() -> None:
+    plain, attacked = cell([0.9, 0.2]), cell([0.9, 0.6])
     real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
     row = table.row("uce", "mini", 0, {"none": plain, "cce": attacked}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10})
     assert row["Ratio"] == 50 and row["Ratio n"] == 2 and row["Score"] == pytest.approx(55)
     assert row["CLIP-Score"] == 25 and row["LPIPS-mini"] == pytest.approx(0.2)
-    assert row["FID-mini"] == pytest.approx(measures.frechet(plain[0].columns["features"][2:], real.columns["features"]))
+    assert row["FID-mini"] == pytest.approx(measures.frechet(plain.columns["features"][2:], real.columns["features"]))
     assert row["Others"] == 50 and row["Others n"] == 2 and row["Near"] == 0 and row["Near n"] == 1
     assert row["ASR cce n"] == 4 and row["ASR cce"] == 50 and row["seconds"] == 1.5
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from palimpsest.files import md5, sha256, write_json
+from palimpsest.files import md5, sha256, write_json, write_text
 from palimpsest.workflow import code, jobs, params, paths
 
 Settings = Mapping[str, Any]
@@ -101,6 +101,7 @@ def content(place: str) -> str:
 
 
 MEMO = Path("work/hashes.json")
+HISTORY = Path("work/plans")
 
 
 @cache
@@ -135,19 +136,15 @@ def place(job: jobs.Job) -> Path:
 def bring(job: jobs.Job, settings: Settings) -> Path:
     """Write the plan of a job if it has changed. Returns where it is."""
     file = place(job)
-    text = plan(job.stage, job.names, settings)
-    if not file.exists() or json.loads(file.read_text()) != text:
-        write_json(file, text)
-        keep_version(file)
+    text = written(plan(job.stage, job.names, settings))
+    if not file.exists() or file.read_text() != text:
+        write_text(file, text)
+        write_text(HISTORY / f"{md5(file)}.json", text)  # so that what has changed since can be named
     return file
 
 
-HISTORY = Path("work/plans")
-
-
-def keep_version(file: Path) -> None:
-    """Remember a version of a plan by its hash, so that what has changed since can be named."""
-    write_json(HISTORY / f"{md5(file)}.json", json.loads(file.read_text()))
+def written(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def refresh(settings: Settings) -> None:

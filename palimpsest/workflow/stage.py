@@ -104,14 +104,13 @@ def planned(job: jobs.Job, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ParamsError: code or settings were changed while the run was under way.
     """
-    file = plan.place(job)
+    now, file = plan.plan(job.stage, job.names, settings), plan.place(job)
     if KEEP not in os.environ and "DVC_STAGE" not in os.environ:
-        return json.loads(plan.bring(job, settings).read_text())
-    now, then = plan.plan(job.stage, job.names, settings), json.loads(file.read_text())
-    if now != then:
-        changed = "; ".join(memory.compare(then, json.loads(json.dumps(now))))
+        plan.bring(job, settings)
+    elif file.read_text() != plan.written(now):
+        changed = "; ".join(memory.compare(json.loads(file.read_text()), json.loads(plan.written(now))))
         raise params.ParamsError(f"changed while the run was under way: {changed}; nothing is lost, start the run again")
-    return then
+    return now
 
 
 def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
