@@ -12,7 +12,7 @@ for name in SETTINGS["attacks"]:
         benchmark:
             f"benchmarks/runs/attack_{name}/{{concept}}-{{method}}-{{base}}-s{{seed}}.tsv"
         resources:
-            gpu=1,
+            **asks("attack"),
         params:
             run=command("attack", attack=name),
             attack=name,

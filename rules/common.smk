@@ -49,5 +49,10 @@ def makes(verb, **bound):
     return pattern(verb, **bound).small
 
 
+def asks(verb):
+    """gpu, mem_mb and runtime of a job; the locks of palimpsest/workflow/gpu.py say which GPU it is."""
+    return params.asks(SETTINGS, verb)
+
+
 def command(verb, **bound):
     return pattern(verb, **bound).cmd

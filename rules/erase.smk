@@ -13,7 +13,7 @@ for name in SETTINGS["methods"]:
         benchmark:
             f"benchmarks/runs/erase_{name}/{{concept}}-{{base}}-s{{seed}}.tsv"
         resources:
-            gpu=1,
+            **asks("erase"),
         params:
             run=command("erase", method=name),
             method=name,

@@ -7,6 +7,8 @@ rule gen_prompts:
         "logs/gen_prompts/{concept}-{base}.log",
     benchmark:
         "benchmarks/runs/gen_prompts/{concept}-{base}.tsv"
+    resources:
+        **asks("gen_prompts"),
     params:
         run=command("gen_prompts"),
     message:
@@ -25,7 +27,7 @@ rule gen_image_pool:
     benchmark:
         "benchmarks/runs/gen_image_pool/{concept}-{base}.tsv"
     resources:
-        gpu=1,
+        **asks("gen_image_pool"),
     params:
         run=command("gen_image_pool"),
     message:
@@ -44,7 +46,7 @@ rule sdedit_pairs:
     benchmark:
         "benchmarks/runs/sdedit_pairs/{concept}-{base}.tsv"
     resources:
-        gpu=1,
+        **asks("sdedit_pairs"),
     params:
         run=command("sdedit_pairs"),
     message:
@@ -62,6 +64,8 @@ rule gen_reference:
         "logs/gen_reference/{base}.log",
     benchmark:
         "benchmarks/runs/gen_reference/{base}.tsv"
+    resources:
+        **asks("gen_reference"),
     params:
         run=command("gen_reference"),
     message:

@@ -7,6 +7,8 @@ rule report:
         "logs/report/{concept}-{method}.log",
     benchmark:
         "benchmarks/runs/report/{concept}-{method}.tsv"
+    resources:
+        **asks("report"),
     params:
         run=command("report"),
     message:

@@ -8,7 +8,7 @@ rule generate:
     benchmark:
         "benchmarks/runs/generate/{concept}-{method}-{base}-s{seed}-{attack}.tsv"
     resources:
-        gpu=1,
+        **asks("generate"),
     params:
         run=command("generate"),
     message:
@@ -27,7 +27,7 @@ rule score:
     benchmark:
         "benchmarks/runs/score/{concept}-{method}-{base}-s{seed}-{attack}.tsv"
     resources:
-        gpu=1,
+        **asks("score"),
     params:
         run=command("score"),
     message:

@@ -18,9 +18,9 @@ from palimpsest.workflow import params
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the graph is built from."""
-    for name in ("params.yaml", "Snakefile"):
+    for name in ("params.yaml", "Snakefile", "dvc.yaml", "accepted.yaml"):
         shutil.copy(TOP / name, tmp_path / name)
-    for name in ("rules", "data/concepts", "scripts"):
+    for name in ("rules", "data/concepts", "scripts", "profiles"):
         shutil.copytree(TOP / name, tmp_path / name)
     (tmp_path / "data/mini").symlink_to(TOP / "data/mini")
     monkeypatch.chdir(tmp_path)
@@ -57,6 +57,9 @@ WRONG = [
     ("methods/dm2/settings/mine_schedule", {"late": 0.1}, ["methods.dm2.settings.mine_schedule", "dict[int, float]"]),
     ("methods/esd/settings/variant", "y", ["methods.esd.settings.variant", "'y'", "Literal"]),
     ("methods/uce-2025/of", "ucee", ["methods.uce-2025.of", "'ucee'", "did you mean 'uce'"]),
+    ("resources/default/gpu", "one", ["resources.default.gpu", "'one'", "int"]),
+    ("resources/default/mem_mb", ..., ["resources.default.mem_mb is missing"]),
+    ("resources/erace", {"gpu": 1}, ["resources", "'erace'", "did you mean 'erase'"]),
     ("methods/esd/sttings", {}, ["methods.esd", "'sttings'", "did you mean 'settings'"]),
     ("methods/esd/for", {"churhc": {}}, ["methods.esd.for", "'churhc'", "did you mean 'church'"]),
     ("attacks/cce/settings/steps", True, ["attacks.cce.settings.steps", "int"]),

@@ -29,6 +29,13 @@ def cell(shares: list[float]) -> data.Scores:
     return data.Scores(columns, MEANING, prompts)
 
 
+def pictures(folder: Path) -> data.Images:
+    """Two pictures of noise."""
+    made = ((data.Prompt("a church", n), torch.rand(3, 64, 64) * 2 - 1, "none") for n in range(2))
+    data.save_images(folder / "manifest.json", made, {})
+    return data.Images.load(folder / "manifest.json")
+
+
 def test_a_row_says_what_the_scores_say() -> None:
     plain, attacked = cell([0.9, 0.2]), cell([0.9, 0.6])
     real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
@@ -59,7 +66,7 @@ def test_pictures_are_blurred_where_they_must_be(tmp_path: Path) -> None:
     import base64
     import io
 
-    _, images = cell(tmp_path, [0.5, 0.5])
+    images = pictures(tmp_path)
 
     def contrast(blurred: bool) -> float:
         raw = base64.b64decode(page.picture(images, 0, True, blurred)["png"])
@@ -69,7 +76,7 @@ def test_pictures_are_blurred_where_they_must_be(tmp_path: Path) -> None:
 
 
 def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
-    cell(tmp_path, [0.5, 0.5])
+    pictures(tmp_path)
     (tmp_path / "images/00001.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"00001.png is listed in .*dvc pull"):
         data.Images.load(tmp_path / "manifest.json")

@@ -16,7 +16,7 @@ from palimpsest.workflow import paths, signatures
 
 FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
-SECTIONS = {"phenomena", "grid", "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report"}
+SECTIONS = {"phenomena", "grid", "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
 BASE: dict[str, type] = {
     "path": str,
@@ -38,6 +38,7 @@ STAGES: dict[str, dict[str, type]] = {
     "reference": {"images": int, "seed": int},
     "report": {"examples": int},
 }
+RESOURCES = ("gpu", "mem_mb", "runtime")
 CONCEPT = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}
 KINDS = ("inappropriate", "object", "style")
 
@@ -107,8 +108,30 @@ def check(params: Any) -> None:
     for name in params["methods"]:
         if name in paths.FOLDERS:
             raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
+    check_resources(params["resources"])
     for section in ("grid", "phenomena"):
         check_grid(params, section)
+
+
+def check_resources(asked: Any) -> None:
+    """`default` and what a script asks beside it."""
+    scripts = sorted(file.stem for file in Path("scripts").glob("*.py"))
+    known("resources", mapping("resources", asked), ["jobs_per_gpu", "default", *scripts])
+    for name, wants in asked.items():
+        if name == "jobs_per_gpu":
+            typed("resources.jobs_per_gpu", wants, int)
+        else:
+            known(f"resources.{name}", mapping(f"resources.{name}", wants), RESOURCES)
+            for key, value in wants.items():
+                typed(f"resources.{name}.{key}", value, int)
+    for key in RESOURCES:
+        if key not in asked.get("default", {}):
+            raise ParamsError(f"params.yaml: resources.default.{key} is missing; write an int there")
+
+
+def asks(params: Mapping[str, Any], script: str) -> dict[str, int]:
+    """gpu, mem_mb and runtime of a script's jobs."""
+    return {**params["resources"]["default"], **params["resources"].get(script, {})}
 
 
 def check_base(name: str, base: Any) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import jobs, memory, params, paths, plan
+from palimpsest.workflow import gpu, jobs, memory, params, paths, plan
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, FileNotFoundError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
@@ -122,7 +122,8 @@ def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
             return
         begun = memory.begun(job)
         memory.started(job).touch()
-        body(stage)
+        with gpu.slot(params.asks(stage.params, job.stage)["gpu"], stage.params["resources"]["jobs_per_gpu"]):
+            body(stage)
         memory.ended(job, begun)
         memory.started(job).unlink()
 
