@@ -19,7 +19,8 @@ from pathlib import Path
 import yaml
 
 TOP = Path(__file__).parents[1]
-PARTS = "Snakefile dvc.yaml params.yaml accepted.yaml .dvcignore .gitignore rules scripts palimpsest profiles data".split()
+FILES = ["Snakefile", "dvc.yaml", "params.yaml", "accepted.yaml", ".dvcignore", ".gitignore"]
+FOLDERS = ["rules", "scripts", "palimpsest", "profiles", "data"]
 
 
 def timed(words: str, *command: str) -> None:
@@ -32,9 +33,10 @@ def timed(words: str, *command: str) -> None:
 
 
 def project(folder: Path, concepts: int, methods: int, attacks: int) -> None:
-    for part in PARTS:
-        copy = shutil.copytree if (TOP / part).is_dir() else shutil.copy
-        copy(TOP / part, folder / part)
+    for name in FILES:
+        shutil.copy(TOP / name, folder / name)
+    for name in FOLDERS:
+        shutil.copytree(TOP / name, folder / name)
     os.chdir(folder)
     settings = yaml.safe_load(Path("params.yaml").read_text())
     settings["methods"] = {"none": {}, **{f"uce-{n}": {"of": "uce"} for n in range(1, methods)}}

@@ -20,7 +20,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the graph is built from."""
     for name in ("params.yaml", "Snakefile", "dvc.yaml", "accepted.yaml"):
         shutil.copy(TOP / name, tmp_path / name)
-    for name in ("rules", "data/concepts", "scripts", "profiles"):
+    for name in ("rules", "data/concepts", "scripts"):
         shutil.copytree(TOP / name, tmp_path / name)
     (tmp_path / "data/mini").symlink_to(TOP / "data/mini")
     monkeypatch.chdir(tmp_path)
