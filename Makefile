@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: demo test test-slow check format phenomena setup
+.PHONY: demo test test-slow contract check format phenomena setup
 
 demo: setup ## erase nudity from the embedded model with DM2, attack it, score it, report
 	snakemake --cores 2 results/nudity/dm2/table.csv
@@ -16,6 +16,9 @@ test: setup check ## everything but the slow tests
 
 test-slow: setup ## the minutes-long ones
 	pytest -m slow
+
+contract: setup ## what Snakemake, DVC and the disk promise one another, in throw-away clones (half an hour)
+	tests/contract.sh
 
 check: setup ## style, types, import rules, the graph
 	ruff check .
