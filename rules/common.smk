@@ -38,7 +38,10 @@ def needs(verb, **bound):
     def files(wildcards):
         names = {axis: known(axis, n) for axis, n in {**wildcards, **bound}.items()}
         job = jobs.job(verb, names, SETTINGS)
-        plan.bring(job, SETTINGS)
+        if (
+            workflow.is_main_process
+        ):  # a job elsewhere finds it, and must not go over to settings changed since
+            plan.bring(job, SETTINGS)
         return job.files
 
     return files

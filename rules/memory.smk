@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 
 # Of a result, dvc.lock and work/done know all that Snakemake's own records know, by content; here its time stamps alone count.
-FORCED = {"-F", "--forceall", "-f", "--force", "-R", "--forcerun", "--forceforce"}
 LOOKING = any(re.fullmatch(r"-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", arg) for arg in sys.argv)
-os.environ[stage.KEEP] = "0" if FORCED & set(sys.argv) else "1"
+FORCED = any(re.match(r"--force|-[a-zA-Z]*[FRf]", arg) for arg in sys.argv)
+if workflow.is_main_process:
+    os.environ[stage.KEEP] = "0" if FORCED else "1"
+else:  # a job elsewhere: the command that Snakemake gives it always says --force
+    os.environ.setdefault(stage.KEEP, "1")
 
 
 def told(settled):

@@ -11,7 +11,7 @@ from palimpsest.workflow import paths, stage
 
 def main(job: stage.Stage) -> None:
     settings, sampler = job.reads["pairs"], job.reads["sampler"]
-    source, pool = paths.prompts(job.concept, job.base), paths.pool(job.concept, job.base)
+    source, pool = paths.prompts(job.concept, job.base), job.pool
     texts = data.texts(Path(source))
     anchor = dict(zip(texts["pool"], texts["anchors"], strict=True))
     images, model = data.Images.load(Path(pool)), models.load(job.reads["base"])
