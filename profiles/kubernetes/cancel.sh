@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# cancel.sh JOB...
+exec kubectl delete --wait=false "$@"
