@@ -25,7 +25,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for job in (first, second):
         begun = memory.begun(job)
         for out in job.outs:
-            put(out, {"made by": job.name})
+            put(out, {"made by": job.name, "file": out})
         memory.ended(job, begun)
     return tmp_path
 
@@ -108,6 +108,13 @@ def test_a_result_without_record_is_made_again(tree: Path) -> None:
     assert memory.settle(chain()).stale == {"a@c": ["no record of how it was made"]}
 
 
+def test_small_files_that_snakemake_deleted_come_back(tree: Path) -> None:
+    first, _ = chain()
+    Path("results/a.json").unlink()
+    assert memory.keep(first)
+    assert json.loads(Path("results/a.json").read_text())["made by"] == "a@c"
+
+
 def test_a_result_is_kept_only_if_all_of_it_is_there(tree: Path) -> None:
     first, _ = chain()
     assert memory.keep(first)
@@ -122,7 +129,7 @@ def test_what_was_made_once_comes_back_from_the_cache(tree: Path) -> None:
         put(f".dvc/cache/files/md5/{value[:2]}/{value[2:]}", json.loads(Path(out).read_text()))
         put(out, "of another version")
     assert memory.keep(first)
-    assert [json.loads(Path(out).read_text()) for out in first.outs] == [{"made by": "a@c"}] * 2
+    assert [json.loads(Path(out).read_text())["file"] for out in first.outs] == list(first.outs)
 
 
 def test_the_latest_statements_are_remembered_each_once(tree: Path) -> None:

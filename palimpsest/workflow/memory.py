@@ -26,6 +26,7 @@ from palimpsest.workflow.params import ParamsError
 
 LOCK = Path("dvc.lock")
 DONE = Path("work/done")
+KEPT = Path("work/kept")  # small files by their md5
 LONG_AGO = 10**9  # nanoseconds: one second past the epoch; 0 is no time at all to Snakemake
 VERSIONS = 5
 
@@ -108,9 +109,9 @@ def jobs_here(settings: Mapping[str, Any]) -> list[Job]:
     found = {job.name: job for job in jobs.of_grid(settings)}
     for file in sorted(DONE.glob("*.json")):
         about = json.loads(file.read_text())
-        job = jobs.job(about["stage"], about["names"], settings)
-        if job.name not in found:
-            with suppress(ParamsError):  # of a name that params.yaml no longer has
+        with suppress(ParamsError, KeyError):  # of a name that params.yaml or dvc.yaml no longer has
+            job = jobs.job(about["stage"], about["names"], settings)
+            if job.name not in found:
                 plan.bring(job, settings)
                 found[job.name] = job
     order = list(jobs.stages())
@@ -139,9 +140,12 @@ def begun(job: Job) -> Statement:
 
 
 def ended(job: Job, begun: Statement) -> None:
-    """State what a job that has just ended made."""
+    """State what a job that has just ended made, and put its small files by: Snakemake deletes them before it runs a job again."""
     hashes = Hashes()
     state(job, begun._replace(outs={out: hashes[out] or "" for out in job.outs}))
+    for out in job.small:
+        with whole(KEPT / (hashes[out] or "")) as part:
+            shutil.copyfile(out, part)
 
 
 # What a job that is about to run asks
@@ -156,7 +160,7 @@ def keep(job: Job) -> bool:
 
 
 def restore(job: Job, statement: Statement) -> bool:
-    """Whether every output is there as stated, after those that are not were copied from DVC's cache."""
+    """Whether every output is there as stated, after those that are not were brought back."""
     hashes = Hashes()
     found = {out: cached(statement.outs.get(out) or "") for out in job.outs if hashes[out] != statement.outs.get(out)}
     if not all(found.values()):
@@ -180,8 +184,10 @@ def cache_folder() -> Path:
 
 
 def cached(hash_value: str) -> Path | None:
-    file = cache_folder() / "files" / "md5" / hash_value[:2] / hash_value[2:]
-    if len(hash_value) < 32 or not file.exists():
+    """A file or folder by its hash, from DVC's cache or from what was put by here; a folder only if all that was in it is there."""
+    places = (cache_folder() / "files" / "md5" / hash_value[:2] / hash_value[2:], KEPT / hash_value)
+    file = next((place for place in places if place.is_file()), None)
+    if len(hash_value) < 32 or file is None:
         return None
     if hash_value.endswith(".dir") and not all(cached(row["md5"]) for row in json.loads(file.read_text())):
         return None

@@ -1,7 +1,8 @@
 """What a job reads besides the results of other jobs: its settings, its concept, what its code does, the files that it names.
 
 One small JSON for all jobs that read the same. A job is stale when its plan or the result of another job has changed, and scripts
-take everything from it: what does not stand in the plan cannot have an influence. `free` settings change no result and stand in none.
+take everything from it: what does not stand in the plan cannot have an influence. Of a base, `batch` stands in none, since no picture
+depends on it, nor `shareable`, which only the page asks for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from palimpsest.workflow import code, jobs, params, paths
 Settings = Mapping[str, Any]
 MODEL = ("path", "revision", "variant", "unet", "attention")
 SAMPLER = ("steps", "guidance")
-FREE = ("batch", "shareable")  # of a base: pictures do not depend on the batch; the page alone asks who may see them
 READS = {  # stage -> what its plan holds
     "gen_prompts": ("concept", "prompts"),
     "gen_image_pool": ("base", "sampler", "pool"),
@@ -144,7 +144,7 @@ def bring(job: jobs.Job, settings: Settings) -> Path:
 
 
 def written(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def refresh(settings: Settings) -> None:
