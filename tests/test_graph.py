@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def by_snakemake(here: None) -> dict[str, Any]:
     from snakemake.api import DAGSettings, OutputSettings, ResourceSettings, SnakemakeApi
     from snakemake.settings.enums import Quietness
 
-    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    with pytest.MonkeyPatch.context() as patch, SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        patch.setattr(sys, "argv", ["snakemake", "-n"])  # by which the Snakefile knows that nothing will run
         workflow = api.workflow(resource_settings=ResourceSettings(cores=1), snakefile=TOP / "Snakefile", workdir=TOP)
         workflow.dag(dag_settings=DAGSettings(forceall=True))
         graph = workflow._workflow
