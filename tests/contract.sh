@@ -3,7 +3,7 @@
 #
 #   tests/contract.sh            all of it: `make contract`
 #   tests/contract.sh short      what `make test` plays
-#   tests/contract.sh CASE...    some cases: pull_then_nothing exact tables_only branches cut_off dvc_first failures killed mishaps
+#   tests/contract.sh CASE...    some cases: pull_then_nothing exact tables_only branches cut_off bare dvc_first failures killed mishaps
 #
 # Each line says what was done, how many jobs were expected to be planned or computed, and how many were. A clone has 14 jobs:
 # prompts, pool, pairs, reference, and for each of none and uce: erase, attack, generate, score, table.
@@ -157,6 +157,12 @@ cut_off() {
     check "-F computes in any case" 14 "$(computed -F)"
 }
 
+bare() {
+    clone bare copy
+    check "a bare clone with its dvc.lock computes" 14 "$(computed)"
+    check "and has all of it in lock and cache" "" "$(status)"
+}
+
 dvc_first() {
     clone repro copy
     dvc repro -q > work/repro.log 2>&1
@@ -218,7 +224,7 @@ mishaps() {
 origin
 case "${1:-all}" in
     short) pull_then_nothing hardlink; exact; tables_only; mishaps ;;
-    all) pull_then_nothing; exact; tables_only; branches; cut_off; dvc_first; failures; killed; mishaps ;;
+    all) pull_then_nothing; exact; tables_only; branches; cut_off; bare; dvc_first; failures; killed; mishaps ;;
     *) for name in "$@"; do "$name"; done ;;
 esac
 [ "$FAILED" = 0 ] && echo "the contract holds"

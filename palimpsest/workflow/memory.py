@@ -183,9 +183,14 @@ def cache_folder() -> Path:
     return Path(".dvc/cache")
 
 
+def in_dvc(hash_value: str) -> Path:
+    """Where DVC keeps what has this hash."""
+    return cache_folder() / "files" / "md5" / hash_value[:2] / hash_value[2:]
+
+
 def cached(hash_value: str) -> Path | None:
     """A file or folder by its hash, from DVC's cache or from what was put by here; a folder only if all that was in it is there."""
-    places = (cache_folder() / "files" / "md5" / hash_value[:2] / hash_value[2:], KEPT / hash_value)
+    places = (in_dvc(hash_value), KEPT / hash_value)
     file = next((place for place in places if place.is_file()), None)
     if len(hash_value) < 32 or file is None:
         return None
