@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from palimpsest.files import md5, whole, write_json
+from palimpsest.files import md5, whole, write_json, write_text
 from palimpsest.workflow import jobs, paths, plan
 from palimpsest.workflow.jobs import Job
 from palimpsest.workflow.params import ParamsError
 
 LOCK = Path("dvc.lock")
 DONE = Path("work/done")
+HIDDEN = Path("results/.dvcignore")
 KEPT = Path("work/kept")  # small files by their md5
 LONG_AGO = 10**9  # nanoseconds: one second past the epoch; 0 is no time at all to Snakemake
 VERSIONS = 5
@@ -118,12 +119,22 @@ def jobs_here(settings: Mapping[str, Any]) -> list[Job]:
     return sorted(found.values(), key=lambda job: order.index(job.stage))
 
 
+def hide(settings: Mapping[str, Any]) -> None:
+    """Tell DVC to overlook what ran outside the grid: folders that stages depend on would seem changed by it."""
+    names = {job.name for job in jobs.of_grid(settings)}
+    outside = [job for job in jobs_here(settings) if job.name not in names]
+    lines = sorted("/" + Path(out).relative_to("results").as_posix() for job in outside for out in job.outs)
+    text = "# What ran outside the grid of params.yaml; written anew by every run.\n" + "".join(f"{line}\n" for line in lines)
+    if not HIDDEN.exists() or HIDDEN.read_text() != text:
+        write_text(HIDDEN, text)
+
+
 def differences(job: Job, statement: Statement, hashes: Hashes) -> list[str]:
     """Dependencies that are here and are not what the statement says; the command where it differs."""
     found = []
     for dep in job.inputs:
         now, stated = hashes.of(job, dep), statement.deps.get(dep)
-        if now not in (None, stated) and not (dep in job.folders and hashes.everything(dep) == stated):
+        if now not in (None, stated):
             found.append(dep)
     return [*found, *(["the command"] if statement.cmd != job.cmd else [])]
 

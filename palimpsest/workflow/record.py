@@ -33,8 +33,11 @@ def stored(statement: memory.Statement) -> bool:
 
 def record(settings: Mapping[str, Any]) -> int:
     """Bring dvc.lock and the cache up to date. Returns how many jobs were added; a failure is told and leaves the statements for later."""
+    if not Path(".dvc").is_dir():
+        return 0
+    memory.hide(settings)
     names = pending(settings)
-    if not names or not Path(".dvc").is_dir():
+    if not names:
         return 0
     from dvc.dvcfile import load_file
     from dvc.exceptions import DvcException
