@@ -48,7 +48,7 @@ PY
 sums() { find results -type f -not -name '*.part' -not -path '*/plan/*' -not -name '*cost*' -not -path '*/costs/*' -not -name table.csv \
     -not -name metrics.json -not -name report.html -exec sha256sum {} + | sort -k 2; }
 clone() { # name, link type: a clone with everything pulled
-    rm -rf "${WORK:?}/$1"; git clone -q "$WORK/origin" "$WORK/$1"; cd "$WORK/$1"
+    cd "$WORK"; rm -rf "${WORK:?}/$1"; git clone -q "$WORK/origin" "$WORK/$1"; cd "$WORK/$1"
     mkdir -p work; dvc config --local cache.type "$2"; dvc config --local 'remote.results.url' "$WORK/remotes/results"
     dvc config --local 'remote.sensitive.url' "$WORK/remotes/sensitive"
 }
