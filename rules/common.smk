@@ -38,9 +38,9 @@ def needs(verb, **bound):
     def files(wildcards):
         names = {axis: known(axis, n) for axis, n in {**wildcards, **bound}.items()}
         job = jobs.job(verb, names, SETTINGS)
-        if (
-            workflow.is_main_process
-        ):  # a job elsewhere finds it, and must not go over to settings changed since
+        outside = str(plan.place(job)).startswith(paths.OTHER_PLAN)
+        # settle brings those of the grid; a job elsewhere must not go over to settings changed since
+        if outside and workflow.is_main_process:
             plan.bring(job, SETTINGS)
         return job.files
 

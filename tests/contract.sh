@@ -10,17 +10,11 @@
 set -euo pipefail
 TOP=$(cd "$(dirname "$0")/.." && pwd)
 WORK=$(mktemp -d)
+. "$TOP/tests/project.sh"
 trap 'chmod -R u+w "$WORK"; rm -rf "$WORK"' EXIT
 export PYTHONPATH=. OMP_NUM_THREADS=1 GIT_CONFIG_GLOBAL="$WORK/gitconfig" DVC_NO_ANALYTICS=1
 git config --global user.name contract && git config --global user.email contract@example.org && git config --global init.defaultBranch main
-FAILED=0
 
-check() { # words, expected, found
-    if [ "$2" = "$3" ]; then echo "ok    $1: $3"; else
-        echo "WRONG $1: expected $2, found $3"; FAILED=1
-        grep -hE '^(stale|Reason|palimpsest)' work/said.log | head -n 6 || true
-    fi
-}
 says() { # words, pattern, text
     if grep -qE "$2" <<<"$3"; then echo "ok    $1: $(grep -E -m1 "$2" <<<"$3" | cut -c1-160)"; else echo "WRONG $1: nothing like '$2' in: $(tail -n 5 <<<"$3")"; FAILED=1; fi
 }
@@ -55,22 +49,7 @@ clone() { # name, link type: a clone with everything pulled
 pulled() { clone "$@"; dvc pull -q; }
 
 origin() {
-    mkdir "$WORK/origin"; cd "$TOP"
-    git ls-files -z --cached --others --exclude-standard -- Snakefile dvc.yaml params.yaml accepted.yaml pyproject.toml .dvc .dvcignore \
-        .gitignore data palimpsest profiles rules scripts | tar -c --null -T - | tar -x -C "$WORK/origin"
-    cd "$WORK/origin"
-    python - <<'PY'
-from pathlib import Path
-import yaml
-settings = yaml.safe_load(Path("params.yaml").read_text())
-settings["grid"] = {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none"], "bases": ["mini"], "seeds": [0]}
-settings |= {"pool": {"images": 4}, "pairs": {"images": 2, "strength": 0.7}, "reference": {"images": 12, "seed": 7}}
-settings["bases"]["mini"]["steps"] = 2
-settings["prompts"]["settings"] = {"concept_prompts": 4, "other_prompts": 8, "train_texts": 4}
-settings["attacks"]["cce"]["settings"] = {"steps": 400, "batch": 2}
-Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-PY
-    git init -q . && git add -A && git commit -qm start
+    project origin '{grid: {methods: [none, uce]}, attacks: {cce: {settings: {steps: 400, batch: 2}}}}'
     dvc config --local 'remote.results.url' "$WORK/remotes/results"; dvc config --local 'remote.sensitive.url' "$WORK/remotes/sensitive"
     check "a first run computes everything" 14 "$(computed)"
     check "dvc status behind it" "" "$(status)"

@@ -26,6 +26,7 @@ PY
 [ -z "$MISSING" ] || { echo "tests/remotes.sh lacks something: $MISSING" >&2; exit 2; }
 
 WORK=$(mktemp -d)
+. "$TOP/tests/project.sh"
 SERVER="" PORT="" PRIVSEP=""
 stop() { [ -z "$SERVER" ] || { kill "$SERVER" 2> /dev/null || true; wait "$SERVER" 2> /dev/null || true; }; SERVER=""; }
 trap 'stop; [ -z "$PRIVSEP" ] || rmdir "$PRIVSEP"; chmod -R u+w "$WORK"; rm -rf "$WORK"' EXIT
@@ -37,11 +38,7 @@ export AWS_CONFIG_FILE="$WORK/aws" AWS_SHARED_CREDENTIALS_FILE="$WORK/aws" AWS_E
 export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
 unset SSH_AUTH_SOCK AWS_PROFILE AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_ENDPOINT_URL
 git config --global user.name remotes && git config --global user.email remotes@example.org && git config --global init.defaultBranch main
-FAILED=0
 
-check() { # words, expected, found
-    if [ "$2" = "$3" ]; then echo "ok    $1: $3"; else echo "WRONG $1: expected $2, found $3"; FAILED=1; fi
-}
 says() { # words, pattern, text
     if grep -qE "$2" <<< "$3"; then echo "ok    $1: $(cut -c1-200 <<< "$3")"; else echo "WRONG $1: nothing like '$2' in: $3"; FAILED=1; fi
 }
@@ -54,22 +51,7 @@ in_sync() { dvc status -c 2>&1 | tail -n 1; }
 sums() { find "$@" -type f -not -name report.html -not -name .gitignore -exec sha256sum {} + | sort -k 2; } # what DVC does not keep aside
 
 origin() { # one small project of 12 jobs, computed once: the unedited model, plainly asked and attacked
-    mkdir "$WORK/origin"; cd "$TOP"
-    git ls-files -z --cached --others --exclude-standard -- Snakefile dvc.yaml params.yaml accepted.yaml pyproject.toml .dvc .dvcignore \
-        .gitignore data palimpsest profiles rules scripts | tar -c --null -T - | tar -x -C "$WORK/origin"
-    cd "$WORK/origin"
-    python - <<'PY'
-from pathlib import Path
-import yaml
-settings = yaml.safe_load(Path("params.yaml").read_text())
-settings["grid"] = {"concepts": ["church"], "methods": ["none"], "attacks": ["none", "cce"], "bases": ["mini"], "seeds": [0]}
-settings |= {"pool": {"images": 2}, "pairs": {"images": 2, "strength": 0.7}, "reference": {"images": 6, "seed": 7}}
-settings["bases"]["mini"]["steps"] = 2
-settings["prompts"]["settings"] = {"concept_prompts": 2, "other_prompts": 4, "train_texts": 2}
-settings["attacks"]["cce"]["settings"] = {"steps": 2, "batch": 1}
-Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-PY
-    git init -q . && git add -A && git commit -qm start
+    project origin '{grid: {attacks: [none, cce]}, attacks: {cce: {settings: {steps: 2, batch: 1}}}}'
     check "a small project is computed, exit code" 0 "$(run snakemake --cores 2)"
     [ "$FAILED" = 0 ] || { cat work/said.log; exit 1; }
     git add -A && git commit -qm results
@@ -125,7 +107,7 @@ free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1"
 
 serve_folder() { :; }
 settings_folder() { :; }
-objects_folder() { (cd work/remotes/results && find . -type f -not -path '*/tmp/*'); }
+objects_folder() { (cd .dvc/remotes/results && find . -type f -not -path '*/tmp/*'); }
 
 serve_s3() {
     PYTHONPATH='' python -m moto.server -H 127.0.0.1 -p "$PORT" > "$WORK/server.log" 2>&1 & SERVER=$!
@@ -173,7 +155,7 @@ amount() { wc -l < "$1" | tr -d ' '; }
 
 play() { # folder, s3 or ssh
     local kind=$1 before cached code
-    cd "$WORK/origin"; git checkout -q .; rm -rf work/remotes .dvc/config.local "$WORK/site"
+    cd "$WORK/origin"; git checkout -q .; rm -rf .dvc/remotes .dvc/config.local "$WORK/site"
     before=$(sums results) cached=$(sums .dvc/cache)
     PORT=$(free_port)
     "serve_$kind"; "settings_$kind"
@@ -195,7 +177,7 @@ play() { # folder, s3 or ssh
     check "$kind: everything else is there and nothing more, objects" "$(amount "$WORK/public.md5")" "$(amount "$WORK/shared.md5")"
     check "$kind: and they are the same ones, differences" 0 "$(comm -3 "$WORK/public.md5" "$WORK/shared.md5" | wc -l)"
     check "$kind: the folder \`sensitive\` holds the others, differences" 0 \
-        "$( (cd work/remotes/sensitive && find . -type f) | found | comm -3 "$WORK/private.md5" - | wc -l)"
+        "$( (cd .dvc/remotes/sensitive && find . -type f) | found | comm -3 "$WORK/private.md5" - | wc -l)"
     check "$kind: dvc status -c" "Cache and remote 'results' are in sync." "$(in_sync)"
 
     chmod -R u+w .dvc/cache; rm -rf .dvc/cache .dvc/tmp results work/hashes.json work/plans .snakemake "$WORK/site"; git checkout -q results

@@ -15,8 +15,8 @@ done
 python -c 'import snakemake_executor_plugin_slurm' 2> /dev/null || { echo "snakemake-executor-plugin-slurm is not here; pip brings it"; exit 2; }
 
 WORK=$(mktemp -d)
+. "$TOP/tests/project.sh"
 DAEMONS=()
-FAILED=0
 RUN=
 end() {
     [ -z "$RUN" ] || kill "$RUN" 2> /dev/null || true
@@ -31,9 +31,6 @@ end() {
 trap end EXIT
 trap 'exit 1' INT TERM HUP
 
-check() { # words, expected, found
-    if [ "$2" = "$3" ]; then echo "ok    $1: $3"; else echo "WRONG $1: expected $2, found $3"; FAILED=1; fi
-}
 sums() { find results -type f -not -path '*/plan/*' -not -name '*cost*' -not -path '*/costs/*' -not -name table.csv -not -name metrics.json \
     -not -name report.html -exec sha256sum {} + | sort -k 2; }
 run() { # a snakemake, in the background so that a signal to this script is heard at once
@@ -99,28 +96,11 @@ CONF
     echo "SLURM did not come up:"; tail -n 5 "$WORK"/munge/said "$WORK"/slurm*.said "$WORK"/slurm*.log; exit 1
 }
 
-clone() { # name: a small project of its own
-    mkdir "$WORK/$1"; cd "$TOP"
-    git ls-files -z --cached --others --exclude-standard -- Snakefile dvc.yaml params.yaml accepted.yaml pyproject.toml .dvc .dvcignore \
-        .gitignore data palimpsest profiles rules scripts | tar -c --null -T - | tar -x -C "$WORK/$1"
-    cd "$WORK/$1"
-    python - <<'PY'
-from pathlib import Path
-import yaml
-settings = yaml.safe_load(Path("params.yaml").read_text())
-settings["grid"] = {"concepts": ["church"], "methods": ["none"], "attacks": ["none"], "bases": ["mini"], "seeds": [0]}
-settings |= {"pool": {"images": 4}, "pairs": {"images": 2, "strength": 0.7}, "reference": {"images": 12, "seed": 7}}
-settings["bases"]["mini"]["steps"] = 2
-settings["prompts"]["settings"] = {"concept_prompts": 4, "other_prompts": 8, "train_texts": 4}
-Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-PY
-    git -c init.defaultBranch=main init -q . && git add -A && git -c user.name=slurm -c user.email=slurm@example.org commit -qm start
-}
 
 start_slurm
 check "SLURM runs a job" "$(hostname)" "$(timeout 30 srun hostname)"
 
-clone through
+project through '{}'
 JOBS=$(snakemake -n $TARGET 2> /dev/null | awk '$1 == "total" { print $2; exit }')
 through_slurm $TARGET
 check "jobs that SLURM was given" "$JOBS" "$(submitted)"
@@ -138,7 +118,7 @@ through_slurm $TARGET
 check "the table deleted, jobs that SLURM was given" 1 "$(($(submitted) - JOBS))"
 check "of these, brought back from the cache" 1 "$({ grep -rl '^kept:' logs || true; } | wc -l)"
 
-clone without
+project without '{}'
 run --cores 2 $TARGET
 check "files without SLURM and with it" "$(sums | wc -l)" "$(cd "$WORK/through" && sums | wc -l)"
 check "differing files" "" "$(diff <(sums) <(cd "$WORK/through" && sums) | head -n 3)"

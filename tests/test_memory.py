@@ -132,6 +132,18 @@ def test_what_was_made_once_comes_back_from_the_cache(tree: Path) -> None:
     assert [json.loads(Path(out).read_text())["file"] for out in first.outs] == list(first.outs)
 
 
+def test_only_what_ran_outside_the_grid_is_hidden_from_dvc(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "outside", lambda _: [])
+    memory.hide({})
+    assert not memory.HIDDEN.exists()
+    monkeypatch.setattr(memory, "outside", lambda _: chain()[:1])
+    memory.hide({})
+    assert memory.HIDDEN.read_text().splitlines()[1:] == ["/a.json", "/a.safetensors"]
+    monkeypatch.setattr(memory, "outside", lambda _: [])
+    memory.hide({})
+    assert not memory.HIDDEN.exists()
+
+
 def test_the_latest_statements_are_remembered_each_once(tree: Path) -> None:
     first, _ = chain()
     for n in (*range(7), 5):

@@ -20,15 +20,11 @@ ACCEPTED = TOP / "accepted.yaml"
 SILENT = {"ctx", "kind", "type_comment", "annotation", "returns", "type_params"}  # fields that change nothing that runs
 
 
-def parsed(file: str) -> ast.Module:
-    return ast.parse((TOP / file).read_text())
-
-
 @cache
 def imported(file: str) -> frozenset[str]:
     """Files of the package that a file imports by name, and those beside it that it names (`with_name("page.html")`)."""
     found = set()
-    for node in ast.walk(parsed(file)):
+    for node in ast.walk(ast.parse((TOP / file).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

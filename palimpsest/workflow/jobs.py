@@ -16,7 +16,8 @@ from palimpsest.workflow import paths
 Settings = Mapping[str, Any]  # params.yaml
 FILE = Path("dvc.yaml")
 AXES = {"concept": "concepts", "method": "methods", "attack": "attacks", "base": "bases", "seed": "seeds"}
-BESIDE = (".safetensors", "/images", "/metrics.json")  # outputs for which a small file beside them vouches
+IN_GIT = "/metrics.json"  # the one output that git keeps
+BESIDE = (".safetensors", "/images", IN_GIT)  # outputs for which a small file beside them vouches
 
 
 class Job(NamedTuple):
@@ -32,7 +33,7 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """As DVC calls it."""
-        return f"{self.stage}@{'-'.join(self.names.values())}" if self.names else self.stage
+        return f"{self.stage}@{'-'.join(self.names.values())}"
 
     @property
     def small(self) -> tuple[str, ...]:
@@ -50,8 +51,8 @@ class Job(NamedTuple):
 
 
 @cache
-def stages(file: Path = FILE) -> Mapping[str, Any]:
-    return yaml.safe_load(file.read_text())["stages"]
+def stages() -> Mapping[str, Any]:
+    return yaml.safe_load(FILE.read_text())["stages"]
 
 
 def inside(axis: str, name: str, grid: Mapping[str, Any]) -> bool:
@@ -79,7 +80,7 @@ def job(stage: str, names: Mapping[str, str], settings: Settings) -> Job:
 
     outs = [next(iter(out)) if isinstance(out, dict) else out for kind in ("outs", "metrics", "plots") for out in about.get(kind, ())]
     deps = tuple(map(filled, about.get("deps", ())))
-    folders = [dep for dep in deps if "." not in dep and not dep.endswith(BESIDE)] if matrix else []
+    folders = [dep for dep in deps if "." not in dep and not dep.endswith(BESIDE)]
     return Job(stage, matrix, filled(about["cmd"]), deps, tuple(map(filled, outs)), {f: held(f, stage, matrix, settings) for f in folders})
 
 

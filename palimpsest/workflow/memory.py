@@ -94,9 +94,13 @@ def receipts(job: Job) -> list[Statement]:
     return [Statement(**row) for row in json.loads(file.read_text())["statements"]] if file.exists() else []
 
 
+def locked(job: Job) -> list[Statement]:
+    """What dvc.lock states of a job: one thing, or nothing."""
+    return [lock()[job.name]] if job.name in lock() else []
+
+
 def statements(job: Job) -> list[Statement]:
-    locked = lock().get(job.name)
-    return receipts(job) + ([locked] if locked else [])
+    return receipts(job) + locked(job)
 
 
 def state(job: Job, statement: Statement) -> None:
@@ -105,27 +109,33 @@ def state(job: Job, statement: Statement) -> None:
     write_json(receipt(job), {"stage": job.stage, "names": job.names, "statements": [row._asdict() for row in rows[:VERSIONS]]})
 
 
-def jobs_here(settings: Mapping[str, Any]) -> list[Job]:
-    """Every job of the grid, and those outside it that ran here, each behind those that it needs; their plans are up to date."""
-    found = {job.name: job for job in jobs.of_grid(settings)}
+def outside(settings: Mapping[str, Any]) -> list[Job]:
+    """Jobs outside the grid that ran here; their plans are up to date."""
+    inside = {job.name for job in jobs.of_grid(settings)}
+    found = []
     for file in sorted(DONE.glob("*.json")):
-        about = json.loads(file.read_text())
-        with suppress(ParamsError, KeyError):  # of a name that params.yaml or dvc.yaml no longer has
-            job = jobs.job(about["stage"], about["names"], settings)
-            if job.name not in found:
+        if file.stem not in inside:
+            about = json.loads(file.read_text())
+            with suppress(ParamsError, KeyError):  # of a name that params.yaml or dvc.yaml no longer has
+                job = jobs.job(about["stage"], about["names"], settings)
                 plan.bring(job, settings)
-                found[job.name] = job
+                found.append(job)
+    return found
+
+
+def jobs_here(settings: Mapping[str, Any]) -> list[Job]:
+    """Every job of the grid, and those outside it that ran here, each behind those that it needs."""
     order = list(jobs.stages())
-    return sorted(found.values(), key=lambda job: order.index(job.stage))
+    return sorted([*jobs.of_grid(settings), *outside(settings)], key=lambda job: order.index(job.stage))
 
 
 def hide(settings: Mapping[str, Any]) -> None:
     """Tell DVC to overlook what ran outside the grid: folders that stages depend on would seem changed by it."""
-    names = {job.name for job in jobs.of_grid(settings)}
-    outside = [job for job in jobs_here(settings) if job.name not in names]
-    lines = sorted("/" + Path(out).relative_to("results").as_posix() for job in outside for out in job.outs)
-    text = "# What ran outside the grid of params.yaml; written anew by every run.\n" + "".join(f"{line}\n" for line in lines)
-    if not HIDDEN.exists() or HIDDEN.read_text() != text:
+    lines = sorted("/" + Path(out).relative_to("results").as_posix() for job in outside(settings) for out in job.outs)
+    text = "".join(f"{line}\n" for line in ["# What ran outside the grid of params.yaml; written anew by every run.", *lines])
+    if not lines:
+        HIDDEN.unlink(missing_ok=True)
+    elif not HIDDEN.exists() or HIDDEN.read_text() != text:
         write_text(HIDDEN, text)
 
 
@@ -139,9 +149,9 @@ def differences(job: Job, statement: Statement, hashes: Hashes) -> list[str]:
     return [*found, *(["the command"] if statement.cmd != job.cmd else [])]
 
 
-def made(job: Job, statement: Statement, hashes: Hashes) -> bool:
-    """Whether every small output that is here is the statement's."""
-    return all(hashes[out] in (None, statement.outs.get(out)) for out in job.small)
+def agrees(job: Job, statement: Statement, hashes: Hashes) -> bool:
+    """Whether command, dependencies and small outputs are the statement's, those that are not here aside."""
+    return not differences(job, statement, hashes) and all(hashes[out] in (None, statement.outs.get(out)) for out in job.small)
 
 
 def begun(job: Job) -> Statement:
@@ -167,7 +177,8 @@ def keep(job: Job) -> bool:
     hashes = Hashes()
     if any(hashes.of(job, dep) is None for dep in job.inputs):
         return False
-    return any(not differences(job, known, hashes) and restore(job, known) for known in statements(job))
+    sources = (receipts, locked)  # dvc.lock, which may be long, is read only where the receipts do not do
+    return any(not differences(job, known, hashes) and restore(job, known) for source in sources for known in source(job))
 
 
 def restore(job: Job, statement: Statement) -> bool:
@@ -245,7 +256,7 @@ def settle(known_jobs: Sequence[Job]) -> Settled:
         known = statements(job)
         found.gone.extend(out for out in job.outs if here and not Path(out).exists() and out not in job.small)
         above = any(file in late for file in job.files)
-        if known and not above and any(not differences(job, one, hashes) and made(job, one, hashes) for one in known):
+        if known and not above and any(agrees(job, one, hashes) for one in known):
             freshen(job, times)
             continue
         late.update(job.small)
@@ -262,7 +273,7 @@ def settle(known_jobs: Sequence[Job]) -> Settled:
                 own(file)
                 os.utime(file, ns=(LONG_AGO, LONG_AGO))
         if known and not receipts(job):
-            state(job, known[-1])  # so that the job itself need not read dvc.lock
+            state(job, known[-1])  # dvc.lock is about to hold another one
     return found
 
 

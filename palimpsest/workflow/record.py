@@ -9,8 +9,6 @@ from typing import Any
 
 from palimpsest.workflow import jobs, memory
 
-IN_GIT = "/metrics.json"  # the one output that git keeps
-
 
 def pending(settings: Mapping[str, Any]) -> list[str]:
     """Jobs of the grid that a statement of this machine vouches for as they lie on the disk, and that dvc.lock or the cache lack."""
@@ -18,17 +16,16 @@ def pending(settings: Mapping[str, Any]) -> list[str]:
     for job in jobs.of_grid(settings):
         if not all(hashes[out] for out in job.small) or not all(hashes.of(job, dep) for dep in job.inputs):
             continue
-        locked = memory.lock().get(job.name)
-        if locked and not memory.differences(job, locked, hashes) and memory.made(job, locked, hashes) and stored(locked):
+        if any(memory.agrees(job, one, hashes) and stored(one) for one in memory.locked(job)):
             continue
-        if any(not memory.differences(job, one, hashes) and memory.made(job, one, hashes) for one in memory.receipts(job)):
+        if any(memory.agrees(job, one, hashes) for one in memory.receipts(job)):
             found.append(job.name)
     return found
 
 
 def stored(statement: memory.Statement) -> bool:
     """Whether the cache has the outputs; dvc.lock alone may have come by git, or the same bytes were made here once more."""
-    return all(memory.in_dvc(value).exists() for out, value in statement.outs.items() if not out.endswith(IN_GIT))
+    return all(memory.in_dvc(value).exists() for out, value in statement.outs.items() if not out.endswith(jobs.IN_GIT))
 
 
 def record(settings: Mapping[str, Any]) -> int:

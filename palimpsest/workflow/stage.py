@@ -20,7 +20,7 @@ from palimpsest.files import sha256, write_json
 from palimpsest.workflow import gpu, jobs, memory, params, paths, plan
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
-EXPECTED = (params.ParamsError, FileNotFoundError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
+EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
 KEEP = "PALIMPSEST_KEEP"  # set by the Snakefile: 1, bring back what is known; 0, compute in any case
 
 
