@@ -51,7 +51,7 @@ def alone():
     )
 
 
-def settle():
+def remember():
     if config != SETTINGS:
         sys.exit(
             "palimpsest: --config and --configfile go round dvc.lock; write the setting into params.yaml"
@@ -66,14 +66,14 @@ def settle():
             file
         )  # to Snakemake a benchmark is an output, and as old as the oldest
     plan.refresh(SETTINGS)
-    told(memory.settle(memory.jobs_here(SETTINGS)))
+    told(settle.settle(memory.jobs_here(SETTINGS)))
     if LOOKING:
         RUNNING.close()
 
 
 if workflow.is_main_process:
     try:
-        settle()
+        remember()
     except params.ParamsError as error:
         sys.exit(f"palimpsest: {error}")
 

@@ -154,3 +154,13 @@ def refresh(settings: Settings) -> None:
         bring(job, settings)
     for file in set(Path(paths.PLAN).rglob("*.json")) - set(wanted):
         file.unlink()
+
+
+def compare(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """What differs between two plans, each in a few words that name the key and both values, or the file."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(n for n in new if n not in old)]:
+            inner = name if key in ("", "code", "files") else f"{key}.{name}"
+            yield from compare(old.get(name), new.get(name), inner)
+    elif old != new:
+        yield f"{key} changed" if "/" in key else f"{key}: {old!r} -> {new!r}"

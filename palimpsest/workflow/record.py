@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palimpsest.workflow import jobs, memory
+from palimpsest.workflow import jobs, keep, memory
 
 
 def pending(settings: Mapping[str, Any]) -> list[str]:
@@ -25,7 +25,7 @@ def pending(settings: Mapping[str, Any]) -> list[str]:
 
 def stored(statement: memory.Statement) -> bool:
     """Whether the cache has the outputs; dvc.lock alone may have come by git, or the same bytes were made here once more."""
-    return all(memory.in_dvc(value).exists() for out, value in statement.outs.items() if not out.endswith(jobs.IN_GIT))
+    return all(keep.in_dvc(value).exists() for out, value in statement.outs.items() if not out.endswith(jobs.IN_GIT))
 
 
 def record(settings: Mapping[str, Any]) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import gpu, jobs, memory, params, paths, plan
+from palimpsest.workflow import gpu, jobs, keep, memory, params, paths, plan
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
@@ -108,7 +108,7 @@ def planned(job: jobs.Job, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     if KEEP not in os.environ and "DVC_STAGE" not in os.environ:
         plan.bring(job, settings)
     elif file.read_text() != plan.written(now):
-        changed = "; ".join(memory.compare(json.loads(file.read_text()), json.loads(plan.written(now))))
+        changed = "; ".join(plan.compare(json.loads(file.read_text()), json.loads(plan.written(now))))
         raise params.ParamsError(f"changed while the run was under way: {changed}; nothing is lost, start the run again")
     return now
 
@@ -117,7 +117,7 @@ def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
     """Run the body unless what it would make is known; state what it made."""
     with alone(job):
         stage.reads = planned(job, stage.params)
-        if os.environ.get(KEEP) == "1" and memory.keep(job):
+        if os.environ.get(KEEP) == "1" and keep.keep(job):
             print(f"kept: nothing that {job.name} reads has changed")
             return
         begun = memory.begun(job)
