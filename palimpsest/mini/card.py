@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import models
-from palimpsest.files import sha256, write_json
+from palimpsest.files import write_json
 from palimpsest.mini import examine, world
 from palimpsest.mini.train import CONTROL, RECIPE, WEIGHTS
 
@@ -46,9 +46,8 @@ def measure(base: Mapping[str, Any], styles: Mapping[str, str]) -> dict[str, Any
 
 
 def make(base: Mapping[str, Any], styles: Mapping[str, str]) -> None:
-    """Write quality.json, CARD.md and the manifests."""
+    """Write quality.json and CARD.md."""
     quality = measure(base, styles)
-    manifests()
     write_json(WEIGHTS / "quality.json", quality)
     files = sorted(file for part in ("model", "clip", f"without_{CONTROL}", "judge.*") for file in found(WEIGHTS, part))
     recipe = "".join(f"{name}: {settings}\n" for name, settings in RECIPE.items())
@@ -60,13 +59,6 @@ def make(base: Mapping[str, Any], styles: Mapping[str, str]) -> None:
         by_thing=", ".join(f"{name} {percent:.0f}" for name, percent in things), recipe=recipe,
     )  # fmt: skip
     (WEIGHTS / "CARD.md").write_text(text)
-
-
-def manifests() -> None:
-    """The hash of every weight file, for which the graph takes the manifest: one of what every job uses, one of the control."""
-    for folder, parts in ((WEIGHTS, ("model", "clip", "judge.*")), (WEIGHTS / f"without_{CONTROL}", ("unet",))):
-        files = sorted(file for part in parts for file in found(folder, part))
-        write_json(folder / "manifest.json", {str(file.relative_to(folder)): sha256(file) for file in files})
 
 
 def found(folder: Path, part: str) -> list[Path]:
