@@ -7,7 +7,17 @@ import sys
 
 from snakemake.utils import min_version
 
-from palimpsest.workflow import jobs, memory, params, paths, plan, record, settle, stage
+from palimpsest.workflow import (
+    jobs,
+    locks,
+    memory,
+    params,
+    paths,
+    plan,
+    record,
+    settle,
+    stage,
+)
 
 min_version("9.20")
 

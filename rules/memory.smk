@@ -1,6 +1,5 @@
 # One memory for both engines. Before planning, what ran here and is not yet in dvc.lock goes there, plans are brought up to date, and
 # every result gets the time stamp that tells Snakemake the truth; behind a run, failed or not, what it made is recorded.
-import fcntl
 import re
 import shutil
 import time
@@ -37,15 +36,11 @@ def told(settled):
 def alone():
     """Whether this process has the folder for itself; the lock is the kernel's and ends with the process."""
     global RUNNING  # held open as long as this process lives
-    RUNNING = open("work/running.lock", "w")
     for _ in range(20):
-        try:
-            fcntl.flock(RUNNING, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if LOOKING:
-                return False
-            time.sleep(0.5)  # the other one may only be looking
+        RUNNING = locks.taken("work/running.lock")
+        if RUNNING is not None or LOOKING:
+            return RUNNING is not None
+        time.sleep(0.5)  # the other one may only be looking
     sys.exit(
         "palimpsest: another snakemake is at work in this folder; wait for it, or use a second clone"
     )
@@ -68,7 +63,7 @@ def remember():
     plan.refresh(SETTINGS)
     told(settle.settle(memory.jobs_here(SETTINGS)))
     if LOOKING:
-        RUNNING.close()
+        os.close(RUNNING)
 
 
 if workflow.is_main_process:

@@ -75,6 +75,13 @@ def test_pictures_are_blurred_where_they_must_be(tmp_path: Path) -> None:
     assert contrast(True) < contrast(False) / 4
 
 
+def test_a_table_that_is_being_made_again_does_not_stop_the_page_of_another(tmp_path: Path) -> None:
+    """Snakemake deletes a table before it makes it again, perhaps between the listing and the reading of another report."""
+    assert page.rows(tmp_path / "table.csv") == []
+    (tmp_path / "table.csv").write_text("method,base\nuce,mini\n")
+    assert page.rows(tmp_path / "table.csv") == [{"method": "uce", "base": "mini"}]
+
+
 def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "images/00001.png").unlink()

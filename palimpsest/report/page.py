@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import csv
-import fcntl
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from palimpsest.report import figures
 from palimpsest.report.measures import detected
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
+from palimpsest.workflow.locks import alone
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -33,37 +32,37 @@ class Cell(NamedTuple):
     seed: int
 
 
-@contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """One at a time: the last of several reports sees every table."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def refresh(params: Mapping[str, Any]) -> None:
-    """Write the page from all tables under results/."""
+    """Write the page from all tables under results/; one process at a time, so that the last of several sees every table."""
     with alone(Path("work/report.lock")):
-        found = sorted(Path("results").glob("*/*/table.csv"))
-        concepts = sorted({file.parts[1] for file in found})
-        sections = [section(concept, params, [file for file in found if file.parts[1] == concept]) for concept in concepts]
+        found = {(file.parts[1], file.parts[2]): rows(file) for file in sorted(Path("results").glob("*/*/table.csv"))}
+        concepts = sorted({concept for (concept, _), table in found.items() if table})
+        sections = [section(concept, params, {m: table for (c, m), table in found.items() if c == concept}) for concept in concepts]
         template = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text())
         write_text(Path(paths.PAGE), template.render(sections=sections))
 
 
-def section(concept: str, params: Mapping[str, Any], tables: list[Path]) -> dict[str, Any]:
-    rows: dict[tuple, dict[str, Any]] = {}
+def rows(file: Path) -> list[dict[str, str]]:
+    """A table's rows; none while a report beside this one is making it again, which then brings the page up to date itself."""
+    try:
+        with file.open() as lines:
+            return list(csv.DictReader(lines))
+    except FileNotFoundError:
+        return []
+
+
+def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[dict[str, str]]]) -> dict[str, Any]:
+    cells: dict[tuple, dict[str, Any]] = {}
     order = ["none", *params["methods"]]
-    for file in sorted(tables, key=lambda f: order.index(f.parts[2]) if f.parts[2] in order else len(order)):
-        for row in csv.DictReader(file.open()):
-            rows.setdefault((row["method"], row["base"], row["seed"]), row)
-    single = [row for row in rows.values() if row["seed"].isdigit()]
+    for method in sorted(tables, key=lambda m: order.index(m) if m in order else len(order)):
+        for row in tables[method]:
+            cells.setdefault((row["method"], row["base"], row["seed"]), row)
+    single = [row for row in cells.values() if row["seed"].isdigit()]
     names = [n for n in single[0] if not n.endswith((" low", " high", " n"))]
     return {
         "concept": concept,
         "columns": names,
-        "rows": [[shown(row, name) for name in names] for row in rows.values()],
+        "rows": [[shown(row, name) for name in names] for row in cells.values()],
         "figure": figures.rates([row for row in single if row["seed"] == single[0]["seed"]]),
         "galleries": [g for g in (gallery(concept, params, single, purpose) for purpose in ("concept", "other")) if g],
     }

@@ -5,15 +5,16 @@ The locks lie in the machine's temporary folder: several runs, checkouts and use
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from palimpsest.workflow.locks import taken
 
 PLACE = Path(tempfile.gettempdir()) / "palimpsest-gpu"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -66,16 +67,6 @@ def slot(wanted: int, per_gpu: int = 1, names: Sequence[str] | None = None, paus
         if before is not None:
             os.environ[VISIBLE] = before
         release(held)
-
-
-def taken(file: Path) -> int | None:
-    """An open file with the lock on it, or nothing if another process has it."""
-    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    with suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return lock
-    os.close(lock)
-    return None
 
 
 def release(held: dict[str, int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import gpu, jobs, keep, memory, params, paths, plan
+from palimpsest.workflow import gpu, jobs, keep, locks, memory, params, paths, plan
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
@@ -88,16 +87,6 @@ def digest(file: Path) -> str:
     return sha256(file)
 
 
-@contextmanager
-def alone(job: jobs.Job) -> Iterator[None]:
-    """One process a job: a second one waits, and then finds the work done. The kernel ends the lock with its process."""
-    file = memory.DONE / f"{job.name}.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def planned(job: jobs.Job, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """The plan of a job. By hand it is brought up to date; under Snakemake and DVC it must still agree with what is there.
 
@@ -115,7 +104,7 @@ def planned(job: jobs.Job, settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
     """Run the body unless what it would make is known; state what it made."""
-    with alone(job):
+    with locks.alone(memory.DONE / f"{job.name}.lock"):  # a second process waits, and then finds the work done
         stage.reads = planned(job, stage.params)
         if os.environ.get(KEEP) == "1" and keep.keep(job):
             print(f"kept: nothing that {job.name} reads has changed")
