@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -74,9 +74,8 @@ class Prompts:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        rows = [Prompt(**row) for row in json.loads(file.read_text())["prompts"]]
-        vectors = file.with_suffix(".safetensors")
-        return cls(rows, load_file(vectors) if vectors.exists() else {})
+        about, vectors = json.loads(file.read_text()), file.with_suffix(".safetensors")
+        return cls([Prompt(**row) for row in about["prompts"]], load_file(vectors) if vectors.exists() else {}, about.get("log", ()))
 
 
 class Picture(NamedTuple):
@@ -134,22 +133,6 @@ def to_picture(pixels: Tensor) -> Image.Image:
     """float "3 h w" in [-1, 1] -> PIL, rounded as diffusers rounds."""
     unit = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray((unit * 255).round().astype(np.uint8))
-
-
-def save_images(manifest: Path, made: Iterator[tuple[Prompt, Tensor, str]], record: Mapping[str, Any]) -> int:
-    """Write pictures as they come ("3 h w" in [-1, 1], with prompt and role), the manifest last. Returns how many."""
-    folder = manifest.parent / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for prompt, pixels, role in made:
-        name = f"images/{len(rows):05d}.png"
-        with whole(manifest.parent / name) as part:
-            to_picture(pixels).save(part, format="PNG")
-        rows.append({"file": name, "sha256": sha256(manifest.parent / name), "role": role, "prompt": prompt._asdict()})
-    for stale in sorted(folder.glob("*.png"))[len(rows) :]:
-        stale.unlink()
-    write_json(manifest, {"record": record, "pictures": rows})
-    return len(rows)
 
 
 @dataclass(frozen=True)

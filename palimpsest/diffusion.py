@@ -128,9 +128,10 @@ def decode(model: Model, x: Latents) -> Tensor:
 
 @torch.no_grad()
 def draw(model: Model, prompts: Prompts, *, steps: int, guidance: float, batch: int) -> Iterator[Tensor]:
-    """One picture "3 h w" in [-1, 1] for every prompt, each from its own seed whatever the batch.
+    """One picture "3 h w" in [-1, 1] for every prompt, each from its own seed.
 
-    Short batches are filled up with the last prompt, so that a row's bits do not depend on how many stand beside it.
+    Short batches are filled up with the last prompt, so that a row's bits do not depend on how many stand beside it. Another batch size
+    may round otherwise, as another machine may.
     """
     null = encode(model, [""])
     words: dict[str, Any] = dict(prompts.vectors)

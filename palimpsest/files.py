@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from typing import Any
 def whole(file: Path) -> Iterator[Path]:
     """A place beside `file` to write to; it takes the file's name when the block ends well."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part = file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}.part")  # machines may share the folder
     yield part
     os.replace(part, file)
 

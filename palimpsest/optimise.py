@@ -1,18 +1,14 @@
 """`descend`: the only training loop. Optimiser, schedule, clipping, progress, log, and a resume to the same bytes.
 
-Inside `resumable(folder)` every call of `descend` keeps its state in a numbered file there: a finished call returns its result at
-once when the run is started again, an interrupted one goes on from its last checkpoint. Whatever lies between two calls must
-therefore be a function of the same inputs and seeds, which rule 2 of the house (pure methods) gives.
+Inside `resume.resumable(folder)` every call keeps its state in a numbered file there: a finished call returns its result at once when
+the run is started again, an interrupted one goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from palimpsest import resume
 from palimpsest.files import whole
 
 Log = list[dict[str, float]]  # one row a step: step, loss, gradient_norm (before clipping)
@@ -30,29 +27,6 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
 }
 Schedule = Literal["constant", "cosine"] | dict[int, float]
-
-
-@dataclass
-class Kept:
-    """Where each descent keeps its state, and the seconds that earlier runs spent on what they kept."""
-
-    files: Iterator[Path]
-    seconds: float = 0.0
-
-
-_resume: ContextVar[Kept | None] = ContextVar("resume", default=None)
-
-
-@contextmanager
-def resumable(folder: Path) -> Iterator[Kept]:
-    """Keep the state of every `descend` below in `folder`, and take up what lies there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = Kept(folder / f"descent-{n:04d}.pt" for n in range(10**4))
-    token = _resume.set(kept)
-    try:
-        yield kept
-    finally:
-        _resume.reset(token)
 
 
 def rate(schedule: Schedule, step: int, steps: int) -> float:
@@ -95,8 +69,8 @@ def descend(
         one row a step: step, loss, gradient_norm before clipping.
     """
     descent = OPTIMISERS[optimiser](parameters, lr=lr, **options)
-    kept = _resume.get()
-    file = next(kept.files) if kept else None
+    kept = resume.kept()
+    file = next(kept.trainings) if kept else None
     log: Log = []
     spent = 0.0
     if kept and file and file.exists():

@@ -5,6 +5,7 @@ for name in SETTINGS["attacks"]:
             f"attack_{name}"
         input:
             needs("attack", attack=name),
+            parts("attack", attack=name),
         output:
             makes("attack", attack=name),
         log:
@@ -12,7 +13,7 @@ for name in SETTINGS["attacks"]:
         benchmark:
             f"benchmarks/runs/attack_{name}/{{concept}}-{{method}}-{{base}}-s{{seed}}.tsv"
         resources:
-            **asks("attack"),
+            **asks("attack", attack=name),
         params:
             run=command("attack", attack=name),
             attack=name,

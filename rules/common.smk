@@ -36,7 +36,8 @@ def needs(verb, **bound):
     """The small files that a job depends on, its plan among them; a plan outside the grid is written here."""
 
     def files(wildcards):
-        names = {axis: known(axis, n) for axis, n in {**wildcards, **bound}.items()}
+        given = {**wildcards, **bound}
+        names = {axis: known(axis, given[axis]) for axis in jobs.AXES if axis in given}
         job = jobs.job(verb, names, SETTINGS)
         outside = str(plan.place(job)).startswith(paths.OTHER_PLAN)
         # settle brings those of the grid; a job elsewhere must not go over to settings changed since
@@ -52,9 +53,22 @@ def makes(verb, **bound):
     return pattern(verb, **bound).small
 
 
-def asks(verb):
+def parts(verb, **bound):
+    """Markers of the parts in which a job is made side by side; none where params.yaml does not ask for any."""
+    count = params.parts(SETTINGS, verb, bound)
+    return [
+        marker(verb, f"{k}of{count}", **bound) for k in range(1, count + 1) if count > 1
+    ]
+
+
+def marker(verb, part, **bound):
+    """Says that a part is made; Snakemake deletes it behind the job that takes the parts up."""
+    return f"work/parts/{pattern(verb, **bound).name}/{part}"
+
+
+def asks(verb, **bound):
     """gpu, mem_mb and runtime of a job; the locks of palimpsest/workflow/gpu.py say which GPU it is."""
-    return params.asks(SETTINGS, verb)
+    return params.asks(SETTINGS, verb, bound)
 
 
 def command(verb, **bound):

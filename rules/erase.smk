@@ -13,7 +13,7 @@ for name in SETTINGS["methods"]:
         benchmark:
             f"benchmarks/runs/erase_{name}/{{concept}}-{{base}}-s{{seed}}.tsv"
         resources:
-            **asks("erase"),
+            **asks("erase", method=name),
         params:
             run=command("erase", method=name),
             method=name,

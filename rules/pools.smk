@@ -20,6 +20,7 @@ rule gen_prompts:
 rule gen_image_pool:
     input:
         needs("gen_image_pool"),
+        parts("gen_image_pool"),
     output:
         makes("gen_image_pool"),
     log:
@@ -39,6 +40,7 @@ rule gen_image_pool:
 rule sdedit_pairs:
     input:
         needs("sdedit_pairs"),
+        parts("sdedit_pairs"),
     output:
         makes("sdedit_pairs"),
     log:

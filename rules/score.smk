@@ -1,6 +1,7 @@
 rule generate:
     input:
         needs("generate"),
+        parts("generate"),
     output:
         makes("generate"),
     log:

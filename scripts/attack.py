@@ -1,10 +1,9 @@
 """Find prompts that bring an erased concept back: what to ask, not whether it works."""
 
-import shutil
 from importlib import import_module
 from pathlib import Path
 
-from palimpsest import data, edits, models, optimise
+from palimpsest import data, edits, models
 from palimpsest.workflow import paths, stage
 
 
@@ -17,12 +16,11 @@ def main(job: stage.Stage) -> None:
     attack = import_module(f"palimpsest.attacks.{of}").attack
     model, images = models.load(job.reads["base"], edits.load(Path(erased))), data.Images.load(Path(pool))
     given = {"original": lambda: models.load(job.reads["base"]), "plain": data.Prompts.load(Path(source)), "seed": int(job.seed)}
-    work = job.work(source, pool, erased)
-    with optimise.resumable(work) as earlier, job.cost(paths.beside(file, ".cost.json"), earlier):
-        prompts = attack(model, concept, images, **given, **settings)
-    prompts.save(Path(file), job.record(settings, source, pool, erased))
-    shutil.rmtree(work)
+    with job.scratch(source, pool, erased) as kept:
+        with job.cost(paths.beside(file, ".cost.json"), kept):
+            prompts = attack(model, concept, images, **given, **settings)
+        prompts.save(Path(file), job.record(settings, source, pool, erased))
 
 
 if __name__ == "__main__":
-    stage.run(__doc__, "concept method base seed attack", main)
+    stage.run(__doc__, "concept method base seed attack --part", main)

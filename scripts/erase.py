@@ -1,10 +1,9 @@
 """Erase a concept from a model with a method: what was changed, beside it what it cost."""
 
-import shutil
 from importlib import import_module
 from pathlib import Path
 
-from palimpsest import data, models, optimise
+from palimpsest import data, models
 from palimpsest.workflow import paths, stage
 
 
@@ -15,11 +14,10 @@ def main(job: stage.Stage) -> None:
     images = data.Images.load(Path(pool), Path(pairs))
     file = paths.erasure(job.concept, job.method, job.base, job.seed)
     method, model = import_module(f"palimpsest.methods.{of}"), models.load(job.reads["base"])
-    work = job.work(source, pool, pairs)
-    with optimise.resumable(work) as earlier, job.cost(paths.cost(job.concept, job.method, job.base, job.seed), earlier):
-        erasure = method.erase(model, concept, images, seed=int(job.seed), **settings)
-    erasure.save(Path(file), job.record(settings, source, pool, pairs))
-    shutil.rmtree(work)
+    with job.scratch(source, pool, pairs) as kept:
+        with job.cost(paths.cost(job.concept, job.method, job.base, job.seed), kept):
+            erasure = method.erase(model, concept, images, seed=int(job.seed), **settings)
+        erasure.save(Path(file), job.record(settings, source, pool, pairs))
 
 
 if __name__ == "__main__":

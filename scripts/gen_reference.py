@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
-from palimpsest import data, scores
+from palimpsest import data, pieces, scores
 from palimpsest.mini import render, world
 from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    settings = job.reads["reference"]
+    settings, file = job.reads["reference"], Path(paths.reference(job.base))
     made = render.renders(settings["images"], seed=settings["seed"])
     rows = [data.Prompt(s.caption, n, "other", "" if s.thing == world.EMPTY else s.thing, s.style) for n, s in enumerate(made.scenes)]
-    pixels = (data.to_tensor(picture) for picture in made.pictures)
-    file = Path(paths.reference(job.base))
-    data.save_images(file, ((row, picture, "reference") for row, picture in zip(rows, pixels, strict=True)), job.record(settings))
+    with job.scratch() as kept:
+        pieces.pictures(
+            file, rows, lambda piece: map(data.to_tensor, made.pictures[piece]), job.record(settings),
+            kept=kept, batch=len(rows), role="reference",
+        )  # fmt: skip
     scores.together(job.reads["scores"], data.Images.load(file), None).save(Path(paths.reference_scores(job.base)), job.record(settings))
 
 

@@ -1,23 +1,30 @@
 """Draw what an erased model answers to an attack's prompts."""
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from tqdm import tqdm
-
-from palimpsest import data, diffusion, edits, models
+from palimpsest import data, diffusion, edits, models, pieces
+from palimpsest.types import Model
 from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
     erased = paths.erasure(job.concept, job.method, job.base, job.seed)
     source = paths.attack(job.concept, job.method, job.base, job.seed, job.attack)
-    prompts = data.Prompts.load(Path(source))
-    pictures = diffusion.draw(models.load(job.reads["base"], edits.load(Path(erased))), prompts, **job.sampler)
-    bar = tqdm(pictures, "generate", len(prompts.rows), mininterval=1)
-    made = ((row, pixels, job.attack) for row, pixels in zip(prompts.rows, bar, strict=True))
     file = Path(paths.images(job.concept, job.method, job.base, job.seed, job.attack))
-    data.save_images(file, made, job.record(job.reads["sampler"], erased, source))
+    prompts = data.Prompts.load(Path(source))
+
+    @cache
+    def model() -> Model:
+        return models.load(job.reads["base"], edits.load(Path(erased)))
+
+    with job.scratch(erased, source) as kept:
+        pieces.pictures(
+            file, prompts.rows, lambda piece: diffusion.draw(model(), replace(prompts, rows=prompts.rows[piece]), **job.sampler),
+            job.record(job.reads["sampler"], erased, source), kept=kept, batch=job.sampler["batch"], role=job.attack,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
-    stage.run(__doc__, "concept method base seed attack", main)
+    stage.run(__doc__, "concept method base seed attack --part", main)

@@ -1,36 +1,41 @@
 """Redraw pool pictures without the concept (SDEdit): the same scene, the concept's name replaced by its anchor and made negative."""
 
+from functools import cache
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
+from torch import Generator, Tensor
 
-from palimpsest import data, diffusion, models
+from palimpsest import data, diffusion, models, pieces
+from palimpsest.types import Model
 from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    settings, sampler = job.reads["pairs"], job.reads["sampler"]
-    source, pool = paths.prompts(job.concept, job.base), job.pool
-    texts = data.texts(Path(source))
+    settings, sampler = job.reads["pairs"], job.sampler
+    source, pool, file = paths.prompts(job.concept, job.base), job.pool, Path(paths.pairs(job.concept, job.base))
+    texts, images = data.texts(Path(source)), data.Images.load(Path(pool))
     anchor = dict(zip(texts["pool"], texts["anchors"], strict=True))
-    images, model = data.Images.load(Path(pool)), models.load(job.reads["base"])
-    negative = diffusion.encode(model, texts["negative"][:1])
+    rows = [row.prompt._replace(text=anchor[row.prompt.text]) for row in images.rows[: settings["images"]]]
 
-    def redrawn(n: int) -> tuple[data.Prompt, torch.Tensor, str]:
-        row = images.rows[n].prompt
-        row = row._replace(text=anchor[row.text])
-        draws = torch.Generator().manual_seed(row.seed)
-        latent = diffusion.posterior(model, diffusion.moments(model, images.pixels([n])), diffusion.noise(model, draws, 1))
-        mix = model.guide(diffusion.encode(model, [row.text]), negative, sampler["guidance"])
-        eps = diffusion.noise(model, draws, 1)
-        x = diffusion.sdedit(model, latent, mix, eps, strength=settings["strength"], steps=sampler["steps"])
-        return row, diffusion.decode(model, x)[0], "clean"
+    @cache
+    def model() -> Model:
+        return models.load(job.reads["base"])
 
-    count = min(settings["images"], len(images))
-    made = (redrawn(n) for n in tqdm(range(count), "pairs", mininterval=1))
-    data.save_images(Path(paths.pairs(job.concept, job.base)), made, job.record(settings, source, pool))
+    def redrawn(piece: slice) -> Tensor:
+        """Short pieces are filled up, as in `draw`, so that a row's bits do not depend on how many stand beside it."""
+        wanted = range(len(rows))[piece]
+        filled = [*wanted, *[wanted[-1]] * (sampler["batch"] - len(wanted))]
+        draws = [Generator().manual_seed(rows[n].seed) for n in filled]
+        latent = diffusion.posterior(model(), diffusion.moments(model(), images.pixels(filled)), diffusion.noise(model(), draws))
+        negative = diffusion.encode(model(), texts["negative"][:1])
+        mix = model().guide(diffusion.encode(model(), [rows[n].text for n in filled]), negative, sampler["guidance"])
+        eps = diffusion.noise(model(), draws)
+        x = diffusion.sdedit(model(), latent, mix, eps, strength=settings["strength"], steps=sampler["steps"])
+        return diffusion.decode(model(), x)[: len(wanted)]
+
+    with job.scratch(source, pool) as kept:
+        pieces.pictures(file, rows, redrawn, job.record(settings, source, pool), kept=kept, batch=sampler["batch"], role="clean")
 
 
 if __name__ == "__main__":
-    stage.run(__doc__, "concept base", main)
+    stage.run(__doc__, "concept base --part", main)

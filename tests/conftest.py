@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from palimpsest import data, models
+from palimpsest import data, models, pieces, resume
 from palimpsest.diffusion import guided
 from palimpsest.mini import unet as mini_unet
 from palimpsest.mini import world
@@ -76,8 +76,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> data.Images:
     manifest = tmp_path_factory.mktemp("pool") / "manifest.json"
     rng = np.random.default_rng(0)
     scenes = [world.Scene("church", "field", "plain", "", "a photo of a church in a field") for _ in range(6)]
-    made = ((data.Prompt(s.caption, n), data.to_tensor(world.render(s, rng)), "pool") for n, s in enumerate(scenes))
-    data.save_images(manifest, made, {})
+    rows = [data.Prompt(s.caption, n) for n, s in enumerate(scenes)]
+    return on_disk(manifest, rows, [data.to_tensor(world.render(s, rng)) for s in scenes])
+
+
+def on_disk(manifest: Path, rows: Sequence[data.Prompt], pixels: Sequence[torch.Tensor]) -> data.Images:
+    """Pictures "3 h w" in [-1, 1] as the scripts write them."""
+    with resume.resumable(manifest.parent / "work") as kept:
+        pieces.pictures(manifest, rows, lambda piece: pixels[piece], {}, kept=kept, batch=len(rows), role="pool")
     return data.Images.load(manifest)
 
 

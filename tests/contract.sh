@@ -3,7 +3,7 @@
 #
 #   tests/contract.sh            all of it: `make contract`
 #   tests/contract.sh short      what `make test` plays
-#   tests/contract.sh CASE...    some cases: pull_then_nothing exact tables_only branches cut_off bare dvc_first failures killed mishaps
+#   tests/contract.sh CASE...    some cases: pull_then_nothing exact tables_only branches cut_off bare parts dvc_first failures killed mishaps
 #
 # Each line says what was done, how many jobs were expected to be planned or computed, and how many were. A clone has 14 jobs:
 # prompts, pool, pairs, reference, and for each of none and uce: erase, attack, generate, score, table.
@@ -40,7 +40,7 @@ file.write_text(text.replace(old, new, 1))
 PY
 }
 sums() { find results -type f -not -name '*.part' -not -path '*/plan/*' -not -name '*cost*' -not -path '*/costs/*' -not -name table.csv \
-    -not -name metrics.json -not -name report.html -exec sha256sum {} + | sort -k 2; }
+    -not -name metrics.json -not -name report.html -not -name .gitignore -exec sha256sum {} + | sort -k 2; }
 clone() { # name, link type: a clone with everything pulled
     cd "$WORK"; rm -rf "${WORK:?}/$1"; git clone -q "$WORK/origin" "$WORK/$1"; cd "$WORK/$1"
     mkdir -p work; dvc config --local cache.type "$2"; dvc config --local 'remote.results.url' "$WORK/remotes/results"
@@ -101,8 +101,12 @@ exact() {
     edit data/concepts/church.yaml "threshold: 0.5" "threshold: 0.6"
     check "a threshold: two tables" 2 "$(planned)"
     git checkout -q .
-    edit params.yaml "batch: 32" "batch: 16"
-    check "the batch, which changes no picture" 0 "$(planned)"
+    edit params.yaml "resources:" "resources:\n  generate: {parts: 3}\n  gen_image_pool: {parts: 2}\n  sdedit_pairs: {parts: 2}"
+    check "in how many parts, which changes no result" 0 "$(planned)"
+    check "were all made anew: 14 jobs and 10 parts" 24 "$(planned -F)"
+    git checkout -q .
+    edit params.yaml "batch: 4" "batch: 2"
+    check "the batch, which changes no more than rounding" 0 "$(planned)"
     git checkout -q .
     check "everything as it was" 0 "$(planned)"
 }
@@ -140,6 +144,39 @@ bare() {
     clone bare copy
     check "a bare clone with its dvc.lock computes" 14 "$(computed)"
     check "and has all of it in lock and cache" "" "$(status)"
+}
+
+parts() {
+    pulled parts copy
+    edit params.yaml "resources:" "resources:\n  generate: {parts: 3}\n  gen_image_pool: {parts: 2}\n  sdedit_pairs: {parts: 2}"
+    check "in how many parts, which changes no result" 0 "$(planned)"
+    check "all of it computed again, in 10 parts and 14 jobs" 24 "$(computed -F)"
+    check "the same pictures, prompts and weights" "" "$(diff <(sums) <(cd "$WORK/origin" && sums))"
+    check "dvc status" "" "$(status)"
+    check "snakemake -n" 0 "$(planned)"
+    cat > palimpsest/attacks/each.py <<'PY'
+"""An attack for this check: a word for each prompt by itself, learned in a few steps."""
+import torch
+from palimpsest import diffusion, pieces, tokens
+from palimpsest.data import Prompts
+def attack(model, concept, images, *, original, plain, seed, at_once: int = 3) -> Prompts:
+    def ask(some):
+        found = []
+        for row in some.rows:
+            draws, name = torch.Generator().manual_seed(row.seed), f"word{row.seed}"
+            loss = lambda words: diffusion.encode(model, [f"<{name}>"], words).pow(2).mean() + torch.rand(1, generator=draws)[0]
+            words, log = tokens.invert(model, loss, {name: tokens.vector(model, "church")}, steps=4, lr=0.1, generator=draws)
+            found.append(Prompts([row._replace(text=f"<{name}>")], words, log))
+        return pieces.together(found)
+    return pieces.by_prompt(plain, at_once, ask)
+PY
+    edit params.yaml "attacks:\n  none: {}" "attacks:\n  none: {}\n  each: {}"
+    check "an attack by prompt, whole" 1 "$(computed results/church/none/attacks/mini-s0/each.json)"
+    cp results/church/none/attacks/mini-s0/each.{json,safetensors} work/
+    edit params.yaml "resources:" "resources:\n  attack_each: {parts: 3}"
+    check "the same in three parts" 4 "$(computed -f results/church/none/attacks/mini-s0/each.json)"
+    check "it found the same" "" "$(for kind in json safetensors; do cmp results/church/none/attacks/mini-s0/each.$kind work/each.$kind; done)"
+    check "no scratch is left" 0 "$(find work -path "work/attack/*" -o -path "work/generate/*" -o -path "work/parts/*/*" | wc -l)"
 }
 
 dvc_first() {
@@ -203,7 +240,7 @@ mishaps() {
 origin
 case "${1:-all}" in
     short) pull_then_nothing hardlink; exact; tables_only; mishaps ;;
-    all) pull_then_nothing; exact; tables_only; branches; cut_off; bare; dvc_first; failures; killed; mishaps ;;
+    all) pull_then_nothing; exact; tables_only; branches; cut_off; bare; parts; dvc_first; failures; killed; mishaps ;;
     *) for name in "$@"; do "$name"; done ;;
 esac
 [ "$FAILED" = 0 ] && echo "the contract holds"

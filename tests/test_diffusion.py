@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from conftest import on_disk
 
 from palimpsest import data, diffusion
 from palimpsest.models import pipeline
@@ -33,8 +34,7 @@ def test_draw_equals_the_stock_pipeline(mini: Model) -> None:
 def test_same_seed_same_bytes(mini: Model, tmp_path: Path) -> None:
     written = []
     for run in ("a", "b"):
-        made = ((row, pixels, "x") for row, pixels in zip(ROWS, drawn(mini, ROWS, batch=4), strict=True))
-        data.save_images(tmp_path / run / "manifest.json", made, {})
+        on_disk(tmp_path / run / "manifest.json", ROWS, drawn(mini, ROWS, batch=4))
         written.append({file.name: file.read_bytes() for file in sorted((tmp_path / run).rglob("*")) if file.is_file()})
     assert written[0] == written[1] and len(written[0]) == len(ROWS) + 1
 

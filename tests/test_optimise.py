@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest.optimise import Log, descend, rate, resumable
+from palimpsest.optimise import Log, descend, rate
+from palimpsest.resume import resumable
 
 
 class Killed(Exception):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import on_disk
 from PIL import Image
 
 from palimpsest import data
@@ -31,9 +32,8 @@ def cell(shares: list[float]) -> data.Scores:
 
 def pictures(folder: Path) -> data.Images:
     """Two pictures of noise."""
-    made = ((data.Prompt("a church", n), torch.rand(3, 64, 64) * 2 - 1, "none") for n in range(2))
-    data.save_images(folder / "manifest.json", made, {})
-    return data.Images.load(folder / "manifest.json")
+    rows = [data.Prompt("a church", n) for n in range(2)]
+    return on_disk(folder / "manifest.json", rows, [torch.rand(3, 64, 64) * 2 - 1 for _ in rows])
 
 
 def test_a_row_says_what_the_scores_say() -> None:

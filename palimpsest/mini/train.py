@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 from palimpsest.data import save_tensors
 from palimpsest.files import write_json
 from palimpsest.mini import clip, judge, render, unet, vae
-from palimpsest.optimise import resumable
+from palimpsest.resume import resumable
 from palimpsest.scores import yolo
 
 WEIGHTS = Path(__file__).parents[2] / "data" / "mini"

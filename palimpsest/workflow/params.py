@@ -38,7 +38,9 @@ STAGES: dict[str, dict[str, type]] = {
     "reference": {"images": int, "seed": int},
     "report": {"examples": int},
 }
-RESOURCES = ("gpu", "mem_mb", "runtime")
+RESOURCES = ("gpu", "mem_mb", "runtime")  # what a scheduler is told of a job
+# scripts whose rows can be made in parts; so can those of attacks that take `at_once`
+DIVISIBLE = ("gen_image_pool", "sdedit_pairs", "generate")
 CONCEPT = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}
 KINDS = ("inappropriate", "object", "style")
 
@@ -108,30 +110,71 @@ def check(params: Any) -> None:
     for name in params["methods"]:
         if name in paths.FOLDERS:
             raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
-    check_resources(params["resources"])
+    check_resources(params)
     for section in ("grid", "phenomena"):
         check_grid(params, section)
 
 
-def check_resources(asked: Any) -> None:
-    """`default` and what a script asks beside it."""
+def check_resources(params: Mapping[str, Any]) -> None:
+    """`default`, and what a script or one of its rules (erase_dm2) asks beside it."""
+    asked = mapping("resources", params["resources"])
     scripts = sorted(file.stem for file in Path("scripts").glob("*.py"))
-    known("resources", mapping("resources", asked), ["jobs_per_gpu", "default", *scripts])
+    rules = {rule(verb, {kind: name}): (verb, {kind: name}) for verb, kind in LOOPED.items() for name in params[f"{kind}s"]}
+    known("resources", asked, ["jobs_per_gpu", "default", *scripts, *rules])
     for name, wants in asked.items():
         if name == "jobs_per_gpu":
             typed("resources.jobs_per_gpu", wants, int)
-        else:
-            known(f"resources.{name}", mapping(f"resources.{name}", wants), RESOURCES)
-            for key, value in wants.items():
-                typed(f"resources.{name}.{key}", value, int)
+            continue
+        known(f"resources.{name}", mapping(f"resources.{name}", wants), [*RESOURCES, *([] if name == "default" else ["parts"])])
+        for key, value in wants.items():
+            typed(f"resources.{name}.{key}", value, int)
+        if wants.get("parts", 1) < 1:
+            raise ParamsError(f"params.yaml: resources.{name}.parts: {wants['parts']} is no number of parts; write 1 or more")
+        if wants.get("parts", 1) > 1:
+            divisible(params, *rules.get(name, (name, {})))
     for key in RESOURCES:
         if key not in asked.get("default", {}):
             raise ParamsError(f"params.yaml: resources.default.{key} is missing; write an int there")
 
 
-def asks(params: Mapping[str, Any], script: str) -> dict[str, int]:
-    """gpu, mem_mb and runtime of a script's jobs."""
-    return {**params["resources"]["default"], **params["resources"].get(script, {})}
+LOOPED = {"erase": "method", "attack": "attack"}  # scripts that have a rule for each name
+
+
+def rule(verb: str, names: Mapping[str, str]) -> str:
+    """What Snakemake calls the rule of a job."""
+    return f"{verb}_{names[LOOPED[verb]]}" if verb in LOOPED else verb
+
+
+def wanted(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> dict[str, int]:
+    asked = params["resources"]
+    return {**asked["default"], **asked.get(verb, {}), **asked.get(rule(verb, names), {})}
+
+
+def asks(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> dict[str, int]:
+    """gpu, mem_mb and runtime of a job."""
+    return {key: value for key, value in wanted(params, verb, names).items() if key != "parts"}
+
+
+def parts(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> int:
+    """In how many parts the rows of a job are made side by side."""
+    return wanted(params, verb, names).get("parts", 1)
+
+
+def divisible(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> None:
+    """Whether the rows of a job can be made in parts.
+
+    Raises:
+        ParamsError: they cannot.
+    """
+    if verb in DIVISIBLE:
+        return
+    if verb == "attack" and "attack" in names:
+        of = params["attacks"][names["attack"]].get("of", names["attack"])
+        if "at_once" in signatures.settings("attacks", of):
+            return
+    name = rule(verb, names) if names else verb
+    others = ", ".join(DIVISIBLE)
+    raise ParamsError(f"{name} is made whole, not in parts; parts are for {others}, and attack_<name> where it takes `at_once`")
 
 
 def check_base(name: str, base: Any) -> None:

@@ -1,8 +1,8 @@
 """What a job reads besides the results of other jobs: its settings, its concept, what its code does, the files that it names.
 
 One small JSON for all jobs that read the same. A job is stale when its plan or the result of another job has changed, and scripts
-take everything from it: what does not stand in the plan cannot have an influence. Of a base, `batch` stands in none, since no picture
-depends on it, nor `shareable`, which only the page asks for.
+take everything from it: what does not stand in the plan cannot have an influence. Of a base, `batch` stands in none, since it changes a
+picture by rounding at most, as another machine does, nor `shareable`, which only the page asks for.
 """
 
 from __future__ import annotations

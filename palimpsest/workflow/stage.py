@@ -7,14 +7,16 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import resource
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from palimpsest import resume
 from palimpsest.files import sha256, write_json
 from palimpsest.workflow import gpu, jobs, keep, locks, memory, params, paths, plan
 
@@ -23,20 +25,20 @@ EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anythi
 KEEP = "PALIMPSEST_KEEP"  # set by the Snakefile: 1, bring back what is known; 0, compute in any case
 
 
-class Resumed(Protocol):
-    seconds: float  # that earlier, interrupted runs spent on what was taken up
-
-
 class Stage:
-    """One run of a script. `names` are its positional arguments, `reads` the plan of its job where it is one of the graph's."""
+    """One run of a script. `names` are its positional arguments, `reads` the plan of its job where it is one of the graph's, `part` which
+    share of the job this process makes, where it is not all of it (--part 2/5)."""
 
     reads: Mapping[str, Any]
+    part: resume.Part | None
 
     def __init__(self, about: str, arguments: str) -> None:
         parser = argparse.ArgumentParser(description=about)
         for argument in arguments.split():
             parser.add_argument(argument)
-        self.names: dict[str, str] = vars(parser.parse_args())
+        given = vars(parser.parse_args())
+        self.part = part_of(given.pop("part", None))
+        self.names: dict[str, str] = given
         self.params = params.load()
 
     def __getattr__(self, name: str) -> str:
@@ -47,7 +49,7 @@ class Stage:
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """How to draw: steps and guidance from the plan, the batch, which changes no picture, from params.yaml."""
+        """How to draw: steps and guidance from the plan, the batch, which suits the machine, from params.yaml."""
         return {**self.reads["sampler"], "batch": self.params["bases"][self.base]["batch"]}
 
     @property
@@ -65,20 +67,42 @@ class Stage:
         }
 
     @contextmanager
-    def cost(self, file: str, earlier: Resumed) -> Iterator[None]:
-        """What the work inside took, interrupted runs included: seconds, peak memory of the process in MB.
+    def scratch(self, *inputs: str) -> Iterator[resume.Kept]:
+        """A folder for this very run: another plan or another input is another folder. Left behind by a kill, removed when all went well.
+
+        A process that makes a part of the job leaves the block when that is done.
+        """
+        key = json.dumps([self.names, self.reads, [digest(Path(file)) for file in inputs]], sort_keys=True)
+        folder = Path("work") / Path(sys.argv[0]).stem / hashlib.sha256(key.encode()).hexdigest()[:16]
+        with resume.resumable(folder, self.part) as kept:
+            yield kept
+        if self.part is None:
+            shutil.rmtree(folder)
+
+    @contextmanager
+    def cost(self, file: str, kept: resume.Kept) -> Iterator[None]:
+        """What the work inside took, interrupted runs and other parts included: seconds, peak memory of a process in MB.
 
         Not in the artifact, since it differs from run to run.
         """
         started = time.perf_counter()
         yield
-        seconds, peak = earlier.seconds + time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seconds, peak = kept.seconds + time.perf_counter() - started, max(kept.peak_memory_mb, resume.peak_memory_mb())
         write_json(Path(file), {"seconds": round(seconds, 2), "peak_memory_mb": round(peak)})
 
-    def work(self, *inputs: str) -> Path:
-        """Scratch for this very run: another plan or another input is another folder."""
-        key = json.dumps([self.names, self.reads, [digest(Path(file)) for file in inputs]], sort_keys=True)
-        return Path("work") / Path(sys.argv[0]).stem / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+def part_of(text: str | None) -> resume.Part | None:
+    """`2/5` as a part.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"--part {text} is no part; write K/N, as 2/5 for the second of five")
+    return resume.Part(int(match[1]), int(match[2]))
 
 
 def digest(file: Path) -> str:
@@ -103,18 +127,29 @@ def planned(job: jobs.Job, settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
-    """Run the body unless what it would make is known; state what it made."""
+    """Run the body unless what it would make is known; state what it made.
+
+    Raises:
+        ParamsError: a part is asked of a job that can only be made whole.
+    """
+    asks = params.asks(stage.params, job.stage, job.names)
+    if stage.part:
+        params.divisible(stage.params, job.stage, job.names)
     with locks.alone(memory.DONE / f"{job.name}.lock"):  # a second process waits, and then finds the work done
         stage.reads = planned(job, stage.params)
         if os.environ.get(KEEP) == "1" and keep.keep(job):
             print(f"kept: nothing that {job.name} reads has changed")
             return
-        begun = memory.begun(job)
-        memory.started(job).touch()
-        with gpu.slot(params.asks(stage.params, job.stage)["gpu"], stage.params["resources"]["jobs_per_gpu"]):
-            body(stage)
-        memory.ended(job, begun)
-        memory.started(job).unlink()
+        if not stage.part:
+            begun = memory.begun(job)
+            memory.started(job).touch()
+            with gpu.slot(asks["gpu"], stage.params["resources"]["jobs_per_gpu"]):
+                body(stage)
+            memory.ended(job, begun)
+            memory.started(job).unlink()
+            return
+    with gpu.slot(asks["gpu"], stage.params["resources"]["jobs_per_gpu"]):  # parts work side by side
+        body(stage)
 
 
 def run(about: str | None, arguments: str, body: Callable[[Stage], None]) -> None:

@@ -1,0 +1,103 @@
+"""Work on many rows, in pieces: pictures `batch` at a time, attacks a few prompts at a time.
+
+Each piece leaves a file in the scratch of the run (resume.py), so a killed run goes on, and parts of the work may run side by side. Where
+pieces begin and end depends on their size alone: the bytes are the same for any number of parts and interruptions.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from palimpsest import resume
+from palimpsest.data import Prompt, Prompts, to_picture
+from palimpsest.files import sha256, whole, write_json
+
+
+def pictures(
+    manifest: Path,
+    rows: Sequence[Prompt],
+    draw: Callable[[slice], Iterable[Tensor]],
+    record: Mapping[str, Any],
+    *,
+    kept: resume.Kept,
+    batch: int,
+    role: str,
+) -> None:
+    """Draw a picture for every row; the manifest is written last.
+
+    Args:
+        draw: from a piece of the rows to its pictures, each "3 h w" in [-1, 1].
+        kept: where pictures lie until all are there.
+        role: of all of them, in the manifest.
+    """
+    files = [kept.folder / "images" / f"{n:05d}.png" for n in range(len(rows))]
+    pieces = kept.pieces(len(rows), batch)
+    with tqdm(total=sum(piece.stop - piece.start for piece in pieces), desc=role, mininterval=1) as bar:
+        for piece in pieces:
+            if not all(file.exists() for file in files[piece]):
+                for file, pixels in zip(files[piece], draw(piece), strict=True):
+                    with whole(file) as part:
+                        to_picture(pixels).save(part, format="PNG")
+            bar.update(piece.stop - piece.start)
+    kept.ended()
+    made = [
+        {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row._asdict()}
+        for file, row in zip(files, rows, strict=True)
+    ]
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(manifest.with_name("images"), ignore_errors=True)
+    shutil.move(kept.folder / "images", manifest.with_name("images"))
+    write_json(manifest, {"record": record, "pictures": made})
+
+
+def by_prompt(plain: Prompts, at_once: int, ask: Callable[[Prompts], Prompts]) -> Prompts:
+    """An attack that finds what to ask for each plain prompt by itself, `at_once` of them at a time.
+
+    An attack whose signature has the setting `at_once` says by it that it goes this way, and may then be made in parts.
+
+    Args:
+        ask: from some of the plain prompts to what the attack makes of them. Learned words need names that are nobody else's.
+    """
+    kept = resume.kept()
+    if kept is None:
+        return together([ask(Prompts(plain.rows[n : n + at_once], plain.vectors)) for n in range(0, len(plain.rows), at_once)])
+    found = []
+    for piece in tqdm(kept.pieces(len(plain.rows), at_once), desc="prompts", mininterval=1):
+        file = kept.folder / f"prompts-{piece.start:05d}.json"
+        if file.exists():
+            spent = json.loads(file.read_text())["record"]
+            kept.seconds += spent["seconds"]
+            kept.peak_memory_mb = max(kept.peak_memory_mb, spent["peak_memory_mb"])
+        else:
+            began = time.perf_counter()
+            with resume.resumable(file.with_suffix("")) as inner:
+                answer = ask(Prompts(plain.rows[piece], plain.vectors))
+            seconds = inner.seconds + time.perf_counter() - began
+            kept.seconds += inner.seconds
+            answer.save(file, {"seconds": seconds, "peak_memory_mb": resume.peak_memory_mb()})
+        found.append(Prompts.load(file))
+    kept.ended()
+    return together(found)
+
+
+def together(found: Sequence[Prompts]) -> Prompts:
+    """Several answers as one.
+
+    Raises:
+        ValueError: two have a learned word of the same name.
+    """
+    vectors: dict[str, Tensor] = {}
+    for one in found:
+        for name, value in one.vectors.items():
+            if name in vectors and not vectors[name].equal(value):
+                raise ValueError(f"two prompts learned a word called <{name}>; name it by the prompt's seed, for example")
+            vectors[name] = value
+    return Prompts([row for one in found for row in one.rows], vectors, [row for one in found for row in one.log])

@@ -1,0 +1,78 @@
+"""What a run keeps while it works: one that was killed goes on from there, and several may share the work. Knows neither torch nor a job.
+
+Inside `resumable(folder)` every training keeps its state in a numbered file (optimise.py), and work on many rows leaves each finished
+piece (pieces.py). Whatever lies between must be a function of the same inputs and seeds, which rule 2 of the house (pure methods) gives.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    """The share of one process: of the pieces of a work, every `of`-th from the `number`-th on, counted from 1."""
+
+    number: int
+    of: int
+
+
+class PartDone(Exception):
+    """A process has made its part. What stands behind that in the block is for the one that puts all together."""
+
+
+@dataclass
+class Kept:
+    """Scratch of one run, and what earlier runs and other parts spent on what is taken up from it."""
+
+    folder: Path
+    trainings: Iterator[Path]  # where each keeps its state
+    part: Part | None = None
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def pieces(self, rows: int, size: int) -> list[slice]:
+        """Rows 0 to `rows` in pieces of `size`: those of this part, or all."""
+        whole = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+        return whole[self.part.number - 1 :: self.part.of] if self.part else whole
+
+    def ended(self) -> None:
+        """To be said when all pieces are there.
+
+        Raises:
+            PartDone: this process was to make a part.
+        """
+        if self.part:
+            raise PartDone
+
+
+_resume: ContextVar[Kept | None] = ContextVar("resume", default=None)
+
+
+@contextmanager
+def resumable(folder: Path, part: Part | None = None) -> Iterator[Kept]:
+    """Keep what is finished below in `folder`, and take up what lies there. A part leaves the block when its share is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = Kept(folder, (folder / f"descent-{n:04d}.pt" for n in range(10**4)), part)
+    token = _resume.set(kept)
+    try:
+        yield kept
+    except PartDone:
+        pass
+    finally:
+        _resume.reset(token)
+
+
+def kept() -> Kept | None:
+    """That of the innermost `resumable`, where there is one."""
+    return _resume.get()
+
+
+def peak_memory_mb() -> float:
+    """Of this process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
