@@ -64,17 +64,15 @@ def remember():
     told(settle.settle(memory.jobs_here(SETTINGS)))
     if LOOKING:
         os.close(RUNNING)
+    else:
+        record.record(SETTINGS)  # what an earlier run could not, because it was killed, say
 
 
 if workflow.is_main_process:
     try:
         remember()
-    except params.ParamsError as error:
-        sys.exit(f"palimpsest: {error}")
-
-
-onstart:
-    record.record(SETTINGS)
+    except (params.ParamsError, OSError) as error:
+        sys.exit(f"palimpsest: {stage.told(error)}")
 
 
 onsuccess:

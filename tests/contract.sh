@@ -3,7 +3,8 @@
 #
 #   tests/contract.sh            all of it: `make contract`
 #   tests/contract.sh short      what `make test` plays
-#   tests/contract.sh CASE...    some cases: pull_then_nothing exact tables_only branches cut_off bare parts dvc_first failures killed mishaps
+#   tests/contract.sh CASE...    some cases: pull_then_nothing exact tables_only branches cut_off bare parts dvc_first failures killed
+#                                experiments disk mishaps
 #
 # Each line says what was done, how many jobs were expected to be planned or computed, and how many were. A clone has 14 jobs:
 # prompts, pool, pairs, reference, and for each of none and uce: erase, attack, generate, score, table.
@@ -11,7 +12,7 @@ set -euo pipefail
 TOP=$(cd "$(dirname "$0")/.." && pwd)
 WORK=$(mktemp -d)
 . "$TOP/tests/project.sh"
-trap 'chmod -R u+w "$WORK"; rm -rf "$WORK"' EXIT
+trap 'umount "$WORK/full/results" 2> /dev/null || true; chmod -R u+w "$WORK"; rm -rf "$WORK"' EXIT
 export PYTHONPATH=. OMP_NUM_THREADS=1 GIT_CONFIG_GLOBAL="$WORK/gitconfig" DVC_NO_ANALYTICS=1
 git config --global user.name contract && git config --global user.email contract@example.org && git config --global init.defaultBranch main
 
@@ -207,6 +208,74 @@ killed() {
         check "kill -9, round $round, then a run: the same bytes" "" "$(diff <(sums) <(cd "$WORK/origin" && sums) | head -n 3)"
         check "kill -9, round $round: dvc status" "" "$(status)"
     done
+    clone killed copy
+    for round in 1 2 3; do
+        setsid dvc repro > work/repro.log 2>&1 & victim=$!
+        sleep "$(python -c "import random; print(random.uniform(3, 20))")"
+        kill -9 -- "-$victim" 2> /dev/null || true; wait "$victim" 2> /dev/null || true
+    done
+    dvc repro -q > work/repro.log 2>&1 || true
+    check "kill -9 of dvc repro, three times, then dvc repro: the same bytes" "" "$(diff <(sums) <(cd "$WORK/origin" && sums) | head -n 3)"
+    check "dvc status" "" "$(status)"
+    check "snakemake -n" 0 "$(planned)"
+}
+
+experiments() {
+    pulled experiment copy
+    check "dvc exp run computes what follows from a setting" 5 \
+        "$(dvc exp run -n scale -S methods.uce.settings.preserve_scale=0.05 2>&1 | grep '^Running stage' | grep -vc "'plan'")"
+    check "snakemake -n behind it" 0 "$(planned)"
+    says "dvc metrics diff" "uce.mini-s0.CLIP-Score" "$(dvc metrics diff main)"
+    dvc plots diff main -o work/plots > work/plots.log
+    check "dvc plots diff: bars of both" "main scale" "$(python - <<'PY'
+import json, re
+from pathlib import Path
+plots = [json.loads(text) for text in re.findall(r"var spec = (\{.*?\});\n", Path("work/plots/index.html").read_text(), re.S)]
+rows = [row for plot in plots for row in plot["data"]["values"] if row["method"] == "uce" and float(row["Ratio"]) >= 0]
+bars = [plot for plot in plots if "bar" in json.dumps(plot)]
+print("main" if bars and any(row["rev"] == "main" for row in rows) else "", "scale" if any(row["rev"] == "workspace" for row in rows) else "")
+PY
+)"
+    git checkout -q . && dvc checkout -q
+    check "back" 0 "$(planned)"
+    for scale in 0.07 0.09; do dvc exp run --queue -n "scale-$scale" -S "methods.uce.settings.preserve_scale=$scale" > work/queue.log; done
+    dvc exp run --run-all > work/queue.log 2>&1 || true
+    check "two from the queue, side by side with the workspace" "scale scale-0.07 scale-0.09" "$(dvc exp show --json | python -c '
+import json, sys
+base = next(row for row in json.load(sys.stdin) if row["rev"] != "workspace")
+print(*sorted(one["name"] for row in base["experiments"] for one in row["revs"] if one["data"]["metrics"]["results/church/uce/metrics.json"]["data"]["uce"]))')"
+    check "the workspace is as it was" 0 "$(planned)"
+    dvc exp apply scale-0.07 > work/apply.log 2>&1
+    check "one applied: known to Snakemake too" 0 "$(planned)"
+}
+
+disk() {
+    pulled full copy
+    edit params.yaml "preserve_scale: 0.03" "preserve_scale: 0.04"
+    if [ "$(id -u)" = 0 ]; then
+        cp -a results work/results && mount -t tmpfs -o size=$(( $(du -sk results | cut -f 1) + 16 ))k tmpfs results && cp -a work/results/. results/
+        head -c 1G /dev/zero > results/ballast 2> /dev/null || true
+        says "a full disk" "palimpsest: the disk is full; make room and start again" "$(snakemake --cores 2 2>&1 || true)"
+        rm -r work/results results/ballast; cp -a results work/results && umount results && rm -r results && mv work/results results
+        check "with room again, what was to be done is done" 5 "$(computed)"
+        check "dvc status" "" "$(status)"
+    else
+        echo "-     a full disk: needs root, to mount a small one"
+    fi
+    edit params.yaml "preserve_scale: 0.04" "preserve_scale: 0.06"
+    chmod -R a-w .dvc/cache
+    local run=(snakemake --cores 2); [ "$(id -u)" != 0 ] || run=(setpriv --bounding-set=-dac_override --inh-caps=-dac_override "${run[@]}")
+    says "a cache that cannot be written" "palimpsest: results are there, but not yet in dvc.lock: .*record.py" "$("${run[@]}" 2>&1)"
+    chmod -R u+w .dvc/cache
+    check "writable again: everything is there, and recorded" "0 " "$(computed) $(status)"
+    local file=results/church/uce/adapters/mini-s0.json hash
+    hash=$(md5sum "$file" | cut -c 1-32); rm -f "$file" ".dvc/cache/files/md5/${hash:0:2}/${hash:2}" "work/kept/$hash"
+    check "a file and its object in the cache are gone: made again" 1 "$(computed "$file")"
+    check "dvc status" "" "$(status)"
+    dvc config --local remote.results.url ssh://127.0.0.1:1/nowhere
+    edit params.yaml "preserve_scale: 0.06" "preserve_scale: 0.08"
+    check "a remote out of reach does not matter to a run" 5 "$(computed)"
+    says "dvc push then says so" "^ERROR: " "$(dvc push 2>&1 || true)"
 }
 
 mishaps() {
@@ -240,7 +309,7 @@ mishaps() {
 origin
 case "${1:-all}" in
     short) pull_then_nothing hardlink; exact; tables_only; mishaps ;;
-    all) pull_then_nothing; exact; tables_only; branches; cut_off; bare; parts; dvc_first; failures; killed; mishaps ;;
+    all) pull_then_nothing; exact; tables_only; branches; cut_off; bare; parts; dvc_first; failures; killed; experiments; disk; mishaps ;;
     *) for name in "$@"; do "$name"; done ;;
 esac
 [ "$FAILED" = 0 ] && echo "the contract holds"

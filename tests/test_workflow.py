@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,21 @@ def test_the_page_shows_the_same_prompts_before_and_after(project: Path) -> None
     assert page.count("<img") == 4 * 4 + 2 * 8
     assert all(text in page for text in ("unedited", "uce, under cce", "data:image/png;base64,", "<svg"))
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
+
+
+def test_the_page_comes_back_from_what_is_here(project: Path) -> None:
+    page = project / paths.PAGE
+    before = page.read_text()
+    page.unlink()
+    ran = subprocess.run(
+        [sys.executable, "scripts/page.py"], cwd=project, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert ran.returncode == 0 and without_ids(page.read_text()) == without_ids(before)
+
+
+def without_ids(page: str) -> str:
+    """matplotlib names the parts of a figure anew each time, and dates it."""
+    return re.sub(r"(#|id=\"|<dc:date>)[\w:.+-]+", "", page)
 
 
 def test_artifacts_say_how_they_were_made(project: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +32,30 @@ def record(settings: Mapping[str, Any]) -> int:
     """Bring dvc.lock and the cache up to date. Returns how many jobs were added; a failure is told and leaves the statements for later."""
     if not Path(".dvc").is_dir():
         return 0
-    memory.hide(settings)
-    names = pending(settings)
-    if not names:
-        return 0
-    from dvc.dvcfile import load_file
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        with Repo() as repo, repo.lock:
-            file = load_file(repo, "dvc.yaml")
-            stages = [file.stages[name] for name in ("plan", *names)]
-            for stage in stages:
-                stage.save()
-                stage.commit(relink=False)
-            file.dump_stages(stages, update_pipeline=False)
+        memory.hide(settings)
+        names = pending(settings)
+        if names:
+            commit(names)
     except (DvcException, OSError) as error:
-        print(f"palimpsest: results are there, but not yet in dvc.lock: {error}; `python scripts/record.py` adds them", file=sys.stderr)
+        why = " ".join(str(error).split())
+        print(f"palimpsest: results are there, but not yet in dvc.lock: {why}; then `python scripts/record.py` adds them", file=sys.stderr)
         return 0
     memory.lock.cache_clear()
     return len(names)
+
+
+def commit(names: Sequence[str]) -> None:
+    """Put jobs that ended well into dvc.lock and the cache."""
+    from dvc.dvcfile import load_file
+    from dvc.repo import Repo
+
+    with Repo() as repo, repo.lock:
+        file = load_file(repo, "dvc.yaml")
+        stages = [file.stages[name] for name in ("plan", *names)]
+        for stage in stages:
+            stage.save()
+            stage.commit(relink=False)
+        file.dump_stages(stages, update_pipeline=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -39,6 +40,7 @@ class Stage:
         given = vars(parser.parse_args())
         self.part = part_of(given.pop("part", None))
         self.names: dict[str, str] = given
+        self.scratches: list[Path] = []  # of work that ended well; removed when that is stated
         self.params = params.load()
 
     def __getattr__(self, name: str) -> str:
@@ -68,7 +70,7 @@ class Stage:
 
     @contextmanager
     def scratch(self, *inputs: str) -> Iterator[resume.Kept]:
-        """A folder for this very run: another plan or another input is another folder. Left behind by a kill, removed when all went well.
+        """A folder for this very run: another plan or another input is another folder. Stays after a kill; removed when the job has ended.
 
         A process that makes a part of the job leaves the block when that is done.
         """
@@ -77,7 +79,7 @@ class Stage:
         with resume.resumable(folder, self.part) as kept:
             yield kept
         if self.part is None:
-            shutil.rmtree(folder)
+            self.scratches.append(folder)
 
     @contextmanager
     def cost(self, file: str, kept: resume.Kept) -> Iterator[None]:
@@ -147,6 +149,8 @@ def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
                 body(stage)
             memory.ended(job, begun)
             memory.started(job).unlink()
+            for folder in stage.scratches:
+                shutil.rmtree(folder)
             return
     with gpu.slot(asks["gpu"], stage.params["resources"]["jobs_per_gpu"]):  # parts work side by side
         body(stage)
@@ -162,4 +166,20 @@ def run(about: str | None, arguments: str, body: Callable[[Stage], None]) -> Non
         else:
             body(stage)
     except EXPECTED as error:
-        sys.exit(f"palimpsest: {error}")
+        sys.exit(f"palimpsest: {told(error)}")
+    except Exception as error:
+        if not full():
+            raise
+        sys.exit(f"palimpsest: {told(error)}")  # libraries have names of their own for it
+
+
+def full() -> bool:
+    """Whether there is no room for a result."""
+    return any(shutil.disk_usage(place).free < 2**20 for place in ("results", "work") if Path(place).exists())
+
+
+def told(error: Exception) -> str:
+    """An error in one line, with the remedy."""
+    if full() or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return "the disk is full; make room and start again: finished jobs and checkpoints stay"
+    return " ".join(str(error).split())
