@@ -56,6 +56,13 @@ origin() {
     check "dvc status behind it" "" "$(status)"
     check "snakemake -n behind it" 0 "$(planned)"
     git add -A && git commit -qm results
+    check "dvc.lock is written as DVC writes it" "" "$(python - <<'PY' | diff - dvc.lock
+import sys
+from pathlib import Path
+from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+sys.stdout.write(dumps_yaml(parse_yaml_for_update(Path("dvc.lock").read_text(), "dvc.lock")))
+PY
+)"
     dvc push -q
     check "dvc push sent all" "Cache and remote 'results' are in sync." "$(dvc status -c | tail -n 1)"
 }

@@ -100,12 +100,12 @@ CONF
 start_slurm
 check "SLURM runs a job" "$(hostname)" "$(timeout 30 srun hostname)"
 
-project through '{}'
-JOBS=$(snakemake -n $TARGET 2> /dev/null | awk '$1 == "total" { print $2; exit }')
+project through '{resources: {generate: {parts: 3}}}'
+JOBS=$(snakemake -n $TARGET 2> /dev/null | awk '$1 == "total" { n = $2 } END { print n }')
 through_slurm $TARGET
 check "jobs that SLURM was given" "$JOBS" "$(submitted)"
 check "of these, failed" 0 "$(failed)"
-check "of these, with a GPU: pool, pairs, erase, attack, generate, score" 6 "$(having TresPerJob=gres:gpu:1)"
+check "of these, with a GPU: pool, pairs, erase, attack, three parts, generate, score" 9 "$(having TresPerJob=gres:gpu:1)"
 check "of these, with a limit to time and memory" "$JOBS" "$(having 'TimeLimit=[0-9].*MinMemoryNode=[1-9]')"
 check "jobs that computed something" "$JOBS" "$(find logs -name '*.log' -exec grep -L '^kept:' {} + | wc -l)"
 check "the table is there" yes "$([ -s $TARGET ] && echo yes || echo no)"

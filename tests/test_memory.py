@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest.files import md5
-from palimpsest.workflow import keep, memory, plan, settle
+from palimpsest.workflow import keep, memory, plan, record, settle
 from palimpsest.workflow.jobs import Job
 
 
@@ -174,3 +174,10 @@ def test_a_lock_that_cannot_be_read_says_what_to_do(tree: Path) -> None:
     Path("dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n")
     with pytest.raises(Exception, match=r"dvc\.lock cannot be read.*git checkout --ours"):
         settle.settle(chain())
+
+
+def test_stages_of_dvc_lock_are_replaced_where_they_stand() -> None:
+    old = "schema: '2.0'\nstages:\n  a@1:\n    cmd: one\n  b@1:\n    cmd: two\n    deps:\n    - path: x\n  c@1:\n    cmd: three\n"
+    new = "schema: '2.0'\nstages:\n  b@1:\n    cmd: else\n  d@1:\n    cmd: four\n"
+    expected = "schema: '2.0'\nstages:\n  a@1:\n    cmd: one\n  b@1:\n    cmd: else\n  c@1:\n    cmd: three\n  d@1:\n    cmd: four\n"
+    assert record.merged(old, new) == expected

@@ -61,7 +61,13 @@ class Hashes(dict[str, str | None]):
 
 @cache
 def lock() -> dict[str, Statement]:
-    """The statements of dvc.lock, by name of the job.
+    """The statements of dvc.lock, by name of the job."""
+    stages = lock_file().get("stages", {})
+    return {name: Statement(about["cmd"], hashed(about, "deps"), hashed(about, "outs")) for name, about in stages.items()}
+
+
+def lock_file() -> dict[str, Any]:
+    """dvc.lock as it stands.
 
     Raises:
         ParamsError: the file cannot be read.
@@ -69,13 +75,13 @@ def lock() -> dict[str, Statement]:
     if not LOCK.exists():
         return {}
     try:
-        stages = yaml.load(LOCK.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+        found = yaml.load(LOCK.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return {**found, "stages": found["stages"]}
     except (yaml.YAMLError, KeyError, TypeError):
         raise ParamsError(
             f"{LOCK} cannot be read, perhaps after a merge; take one side (`git checkout --ours {LOCK}` or --theirs) and run again: "
             "what the other side made is found in the cache or made again"
         ) from None
-    return {name: Statement(about["cmd"], hashed(about, "deps"), hashed(about, "outs")) for name, about in stages.items()}
 
 
 def hashed(about: Mapping[str, Any], kind: str) -> dict[str, str]:

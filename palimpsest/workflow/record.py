@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from palimpsest.files import write_text
 from palimpsest.workflow import jobs, keep, memory
 
 
@@ -51,11 +53,29 @@ def commit(names: Sequence[str]) -> None:
     """Put jobs that ended well into dvc.lock and the cache."""
     from dvc.dvcfile import load_file
     from dvc.repo import Repo
+    from dvc.stage.serialize import to_lockfile
+    from dvc.utils.serialize import dumps_yaml
 
     with Repo() as repo, repo.lock:
         file = load_file(repo, "dvc.yaml")
+        file.lockfile_contents = known = memory.lock_file()  # DVC's own parser takes ten times as long for it
         stages = [file.stages[name] for name in ("plan", *names)]
         for stage in stages:
             stage.save()
             stage.commit(relink=False)
-        file.dump_stages(stages, update_pipeline=False)
+        if set(known) - {"schema", "stages"}:  # more than pipelines
+            return file.dump_stages(stages, update_pipeline=False)
+        entries = {name: entry for stage in stages for name, entry in to_lockfile(stage).items()}
+        new = dumps_yaml({"schema": "2.0", "stages": entries})
+        write_text(memory.LOCK, merged(memory.LOCK.read_text(), new) if memory.LOCK.exists() else new)
+
+
+def merged(old: str, new: str) -> str:
+    """dvc.lock with the stages of another one in place of its own, or behind them, as DVC would write it.
+
+    DVC reads and writes all of it for that, half a minute of pure Python at 2,000 jobs. Every stage is a block that begins with its name,
+    two blanks deep.
+    """
+    head, *blocks = re.split(r"^(?=  \S)", old, flags=re.MULTILINE)
+    named = {block.split("\n", 1)[0]: block for block in [*blocks, *re.split(r"^(?=  \S)", new, flags=re.MULTILINE)[1:]]}
+    return head + "".join(named.values())
