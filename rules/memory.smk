@@ -65,7 +65,9 @@ def remember():
     if LOOKING:
         os.close(RUNNING)
     else:
-        record.record(SETTINGS)  # what an earlier run could not, because it was killed, say
+        record.record(
+            SETTINGS
+        )  # what an earlier run could not, because it was killed, say
 
 
 if workflow.is_main_process:
