@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from palimpsest import tokens
-from palimpsest.types import Latents, Mix, Model, Text
+from palimpsest.types import Latents, Mix, Model, Steered, Text
 
 if TYPE_CHECKING:
     from palimpsest.data import Prompts
@@ -95,7 +95,7 @@ def posterior(model: Model, moments: Tensor, eps: Tensor) -> Latents:
 
 
 @torch.no_grad()
-def denoise(model: Model, x: Latents, mix: Mix, steps: int, until: int | None = None, start: int = 0) -> tuple[Latents, int]:
+def denoise(model: Model, x: Latents, mix: Mix | Steered, steps: int, until: int | None = None, start: int = 0) -> tuple[Latents, int]:
     """The only sampling loop. From step `start` to before step `until` (None: to the end) of a `steps` long schedule.
 
     Returns:
@@ -105,13 +105,19 @@ def denoise(model: Model, x: Latents, mix: Mix, steps: int, until: int | None = 
     scheduler.set_timesteps(steps)
     levels = scheduler.timesteps.tolist()
     until = len(levels) if until is None else until
-    for t in levels[start:until]:
-        x = scheduler.step(predict(model, scheduler.scale_model_input(x, t), t, mix), t, x).prev_sample
+    state = None
+    for step, t in enumerate(levels[start:until], start):
+        seen = scheduler.scale_model_input(x, t)
+        if isinstance(mix, Steered):
+            eps, state = mix.combine(predictions(model, seen, t, mix.texts), step, state)
+        else:
+            eps = predict(model, seen, t, mix)
+        x = scheduler.step(eps, t, x).prev_sample
     return x, levels[until] if until < len(levels) else 0
 
 
 @torch.no_grad()
-def sdedit(model: Model, x: Latents, mix: Mix, eps: Latents, *, strength: float, steps: int) -> Latents:
+def sdedit(model: Model, x: Latents, mix: Mix | Steered, eps: Latents, *, strength: float, steps: int) -> Latents:
     """Redraw pictures under another mix from part-way noise (Meng et al. 2022). strength in (0, 1]: share of the schedule run again."""
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
     scheduler.set_timesteps(steps)

@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from palimpsest import guidance
 from palimpsest.data import save_tensors
+from palimpsest.diffusion import encode
 from palimpsest.files import write_json
 from palimpsest.types import Model
 
-Kind = Literal["nothing", "weights", "lora", "matrix"]
+Kind = Literal["nothing", "weights", "lora", "matrix", "guidance"]
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,20 @@ class Erasure:
     """What a method changed. On disk: <name>.json and <name>.safetensors.
 
     nothing: no tensors. weights: the new values, named as in the model. lora: factors under the names that diffusers'
-    `load_lora_weights` reads, scale one. matrix: `right`, which multiplies every weight named by `where` from the right.
+    `load_lora_weights` reads, scale one. matrix: `right`, which multiplies every weight named by `where` from the right. guidance: no
+    tensors; `guidance` holds the text to stay away from and the settings of `guidance.safe`.
     """
 
     kind: Kind
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     where: str = ""
     log: Any = ()
+    guidance: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         tensors = save_tensors(file.with_suffix(".safetensors"), self.tensors)
-        write_json(file, {"kind": self.kind, "where": self.where, "record": record, "tensors": tensors, "log": self.log})
+        about = {"kind": self.kind, "where": self.where, "record": record, "tensors": tensors, "log": self.log}
+        write_json(file, {**about, "guidance": self.guidance} if self.guidance else about)
 
 
 def load(file: Path) -> Erasure:
@@ -52,7 +57,7 @@ def load(file: Path) -> Erasure:
     tensors = file.with_suffix(".safetensors")
     if not tensors.exists():
         raise FileNotFoundError(f"{tensors} is not there; `dvc pull {tensors}` brings it back")
-    return Erasure(about["kind"], load_file(tensors), about["where"])
+    return Erasure(about["kind"], load_file(tensors), about["where"], guidance=about.get("guidance", {}))
 
 
 def parameters(model: Model, where: str) -> dict[str, nn.Parameter]:
@@ -89,11 +94,15 @@ def weights(model: Model, erasure: Erasure) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def apply(model: Model, erasure: Erasure) -> None:
-    """Change the model's weights in place."""
+def apply(model: Model, erasure: Erasure) -> Model:
+    """The model with the erasure: its weights changed in place, or with another guidance."""
+    if erasure.kind == "guidance":
+        settings = dict(erasure.guidance)
+        return model._replace(guide=guidance.safe(encode(model, [settings.pop("text")]), **settings))
     for name, value in weights(model, erasure).items():
         part, key = name.split(".", 1)
         getattr(model, part).get_parameter(key).copy_(value)
+    return model
 
 
 class Edit:
@@ -149,8 +158,14 @@ def dense(model: Model, where: str) -> Iterator[Edit]:
 
 
 @contextmanager
-def lora(model: Model, where: str, *, rank: int, generator: torch.Generator) -> Iterator[Edit]:
-    """Train low-rank factors (Hu et al. 2021) of the UNet's weights that `where` names: scale 1, A ~ U(+-1/sqrt(in)), B = 0."""
+def lora(
+    model: Model, where: str, *, rank: int, generator: torch.Generator, start: Literal["uniform", "normal"] = "uniform"
+) -> Iterator[Edit]:
+    """Train low-rank factors (Hu et al. 2021) of the UNet's weights that `where` names: scale 1 and B = 0.
+
+    Args:
+        start: of A, as PEFT has it: U(+-1/sqrt(in)), its default; or N(0, 1/rank^2), its "gaussian".
+    """
     from peft import LoraConfig
 
     layers = [name.removeprefix("unet.").removesuffix(".weight") for name in parameters(model, where)]
@@ -159,8 +174,12 @@ def lora(model: Model, where: str, *, rank: int, generator: torch.Generator) -> 
     try:
         with torch.no_grad():
             for name, p in factors.items():
-                bound = p.shape[1] ** -0.5 if "lora_A" in name else 0.0
-                p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
+                if "lora_B" in name:
+                    p.zero_()
+                elif start == "normal":
+                    p.copy_(torch.randn(p.shape, generator=generator) / rank)
+                else:
+                    p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * p.shape[1] ** -0.5)
         yield Edit(model, factors, "lora")
     finally:
         model.unet.unload_lora()

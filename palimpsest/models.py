@@ -41,7 +41,7 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
 
         model.unet.set_attn_processor(AttnProcessor())
     for erasure in erasures:
-        edits.apply(model, erasure)
+        model = edits.apply(model, erasure)
     return model
 
 

@@ -29,18 +29,18 @@ def pictures(
     *,
     kept: resume.Kept,
     batch: int,
-    role: str,
+    roles: Sequence[str],
 ) -> None:
     """Draw a picture for every row; the manifest is written last.
 
     Args:
         draw: from a piece of the rows to its pictures, each "3 h w" in [-1, 1].
         kept: where pictures lie until all are there.
-        role: of all of them, in the manifest.
+        roles: of each, in the manifest.
     """
     files = [kept.folder / "images" / f"{n:05d}.png" for n in range(len(rows))]
     pieces = kept.pieces(len(rows), batch)
-    with tqdm(total=sum(piece.stop - piece.start for piece in pieces), desc=role, mininterval=1) as bar:
+    with tqdm(total=sum(piece.stop - piece.start for piece in pieces), desc=roles[0] if roles else "", mininterval=1) as bar:
         for piece in pieces:
             if not all(file.exists() for file in files[piece]):
                 for file, pixels in zip(files[piece], draw(piece), strict=True):
@@ -50,7 +50,7 @@ def pictures(
     kept.ended()
     made = [
         {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row._asdict()}
-        for file, row in zip(files, rows, strict=True)
+        for file, row, role in zip(files, rows, roles, strict=True)
     ]
     manifest.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(manifest.with_name("images"), ignore_errors=True)

@@ -13,6 +13,13 @@ Text = Tensor  # what a text is to cross-attention
 Mix = list[tuple[Text, float]]  # an affine mix of the model's own predictions: weights sum to one
 
 
+class Steered(NamedTuple):
+    """A guidance that is no mix: of these texts' predictions it makes one, and hands a state on from each step to the next."""
+
+    texts: tuple[Text, ...]
+    combine: Callable[[tuple[Latents, ...], int, Any], tuple[Latents, Any]]  # predictions, number of the step, state (None at first)
+
+
 class Model(NamedTuple):
     """A latent text-to-image model, frozen."""
 
@@ -21,7 +28,7 @@ class Model(NamedTuple):
     tokenizer: Any
     vae: Any
     scheduler: Any
-    guide: Callable[[Text, Text, float], Mix]  # how a text and the empty text become a prediction
+    guide: Callable[[Text, Text, float], Mix | Steered]  # how a text and the empty text become a prediction
 
     @property
     def device(self) -> torch.device:

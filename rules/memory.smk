@@ -64,10 +64,8 @@ def remember():
     told(settle.settle(memory.jobs_here(SETTINGS)))
     if LOOKING:
         os.close(RUNNING)
-    else:
-        record.record(
-            SETTINGS
-        )  # what an earlier run could not, because it was killed, say
+    else:  # what an earlier run could not, because it was killed, say
+        record.record(SETTINGS)
 
 
 if workflow.is_main_process:

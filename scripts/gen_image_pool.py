@@ -1,4 +1,4 @@
-"""Draw pictures of a concept with the unedited model: what methods and attacks learn from."""
+"""Draw pictures of a concept, and of what may take its place, with the unedited model: what methods and attacks learn from."""
 
 from functools import cache
 from itertools import cycle, islice
@@ -8,11 +8,14 @@ from palimpsest import data, diffusion, models, pieces
 from palimpsest.types import Model
 from palimpsest.workflow import paths, stage
 
+ANCHORS = 50_000  # seeds of anchor pictures start here
+
 
 def main(job: stage.Stage) -> None:
     source, file = paths.prompts(job.concept, job.base), Path(paths.pool(job.concept, job.base))
-    texts = islice(cycle(data.texts(Path(source))["pool"]), job.reads["pool"]["images"])
-    rows = [data.Prompt(text, seed) for seed, text in enumerate(texts)]
+    texts, counts = data.texts(Path(source)), job.reads["pool"]
+    rows = [data.Prompt(text, seed) for seed, text in enumerate(islice(cycle(texts["pool"]), counts["images"]))]
+    rows += [data.Prompt(text, ANCHORS + n) for n, text in enumerate(islice(cycle(texts["anchors"]), counts["anchors"]))]
 
     @cache
     def model() -> Model:
@@ -21,7 +24,8 @@ def main(job: stage.Stage) -> None:
     with job.scratch(source) as kept:
         pieces.pictures(
             file, rows, lambda piece: diffusion.draw(model(), data.Prompts(rows[piece]), **job.sampler),
-            job.record(job.reads["sampler"], source), kept=kept, batch=job.sampler["batch"], role="pool",
+            job.record(job.reads["sampler"], source), kept=kept, batch=job.sampler["batch"],
+            roles=["pool"] * counts["images"] + ["anchor"] * counts["anchors"],
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ def main(job: stage.Stage) -> None:
     with job.scratch() as kept:
         pieces.pictures(
             file, rows, lambda piece: map(data.to_tensor, made.pictures[piece]), job.record(settings),
-            kept=kept, batch=len(rows), role="reference",
+            kept=kept, batch=len(rows), roles=["reference"] * len(rows),
         )  # fmt: skip
     scores.together(job.reads["scores"], data.Images.load(file), None).save(Path(paths.reference_scores(job.base)), job.record(settings))
 

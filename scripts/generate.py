@@ -22,7 +22,7 @@ def main(job: stage.Stage) -> None:
     with job.scratch(erased, source) as kept:
         pieces.pictures(
             file, prompts.rows, lambda piece: diffusion.draw(model(), replace(prompts, rows=prompts.rows[piece]), **job.sampler),
-            job.record(job.reads["sampler"], erased, source), kept=kept, batch=job.sampler["batch"], role=job.attack,
+            job.record(job.reads["sampler"], erased, source), kept=kept, batch=job.sampler["batch"], roles=[job.attack] * len(prompts.rows),
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from palimpsest.workflow import paths, stage
 def main(job: stage.Stage) -> None:
     settings, sampler = job.reads["pairs"], job.sampler
     source, pool, file = paths.prompts(job.concept, job.base), job.pool, Path(paths.pairs(job.concept, job.base))
-    texts, images = data.texts(Path(source)), data.Images.load(Path(pool))
+    texts, images = data.texts(Path(source)), data.Images.load(Path(pool)).only("pool")
     anchor = dict(zip(texts["pool"], texts["anchors"], strict=True))
     rows = [row.prompt._replace(text=anchor[row.prompt.text]) for row in images.rows[: settings["images"]]]
 
@@ -34,7 +34,9 @@ def main(job: stage.Stage) -> None:
         return diffusion.decode(model(), x)[: len(wanted)]
 
     with job.scratch(source, pool) as kept:
-        pieces.pictures(file, rows, redrawn, job.record(settings, source, pool), kept=kept, batch=sampler["batch"], role="clean")
+        pieces.pictures(
+            file, rows, redrawn, job.record(settings, source, pool), kept=kept, batch=sampler["batch"], roles=["clean"] * len(rows)
+        )
 
 
 if __name__ == "__main__":

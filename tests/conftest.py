@@ -77,13 +77,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> data.Images:
     rng = np.random.default_rng(0)
     scenes = [world.Scene("church", "field", "plain", "", "a photo of a church in a field") for _ in range(6)]
     rows = [data.Prompt(s.caption, n) for n, s in enumerate(scenes)]
-    return on_disk(manifest, rows, [data.to_tensor(world.render(s, rng)) for s in scenes])
+    pixels = [data.to_tensor(world.render(s, rng)) for s in scenes]
+    rows += [row._replace(text=row.text.replace("a church", "a tree"), seed=100 + row.seed) for row in rows]  # anchors, then clean ones
+    others = [world.Scene("tree", "field", "plain", "", "a photo of a tree in a field") for _ in range(6)]
+    pixels += [data.to_tensor(world.render(s, rng)) for s in others]
+    return on_disk(manifest, [*rows, *rows[6:]], [*pixels, *pixels[6:]], ["pool"] * 6 + ["anchor"] * 6 + ["clean"] * 6)
 
 
-def on_disk(manifest: Path, rows: Sequence[data.Prompt], pixels: Sequence[torch.Tensor]) -> data.Images:
+def on_disk(manifest: Path, rows: Sequence[data.Prompt], pixels: Sequence[torch.Tensor], roles: Sequence[str] = ()) -> data.Images:
     """Pictures "3 h w" in [-1, 1] as the scripts write them."""
     with resume.resumable(manifest.parent / "work") as kept:
-        pieces.pictures(manifest, rows, lambda piece: pixels[piece], {}, kept=kept, batch=len(rows), role="pool")
+        pieces.pictures(manifest, rows, lambda piece: pixels[piece], {}, kept=kept, batch=len(rows), roles=roles or ["pool"] * len(rows))
     return data.Images.load(manifest)
 
 

@@ -44,7 +44,7 @@ class Drawing:
 
 def draw(folder: Path, drawing: Drawing, part: Part | None = None) -> None:
     with resumable(folder / "work", part) as kept:
-        pieces.pictures(folder / "out" / "manifest.json", ROWS, drawing, {"seed": 0}, kept=kept, batch=2, role="pool")
+        pieces.pictures(folder / "out" / "manifest.json", ROWS, drawing, {"seed": 0}, kept=kept, batch=2, roles=["pool"] * len(ROWS))
 
 
 def files(folder: Path) -> dict[str, bytes]:

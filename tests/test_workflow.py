@@ -19,7 +19,7 @@ from palimpsest.workflow import paths
 
 SMALL = {
     "grid": {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none", "cce"], "bases": ["mini"], "seeds": [0]},
-    "pool": {"images": 4},
+    "pool": {"images": 4, "anchors": 4},
     "pairs": {"images": 2, "strength": 0.7},
     "reference": {"images": 12, "seed": 7},
 }

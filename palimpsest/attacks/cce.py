@@ -73,6 +73,7 @@ def attack(
     """
     draws = torch.Generator().manual_seed(seed)
     templates = list(concept.texts["templates"])
+    images = images.only("pool")
     pixels = images.pixels()
     seen = torch.stack([moments(model, pixels), moments(model, pixels.flip(-1))])  # "2 n 2c h w": as they are, mirrored
 

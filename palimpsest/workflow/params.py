@@ -33,7 +33,7 @@ BASE: dict[str, type] = {
 }
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 STAGES: dict[str, dict[str, type]] = {
-    "pool": {"images": int},
+    "pool": {"images": int, "anchors": int},
     "pairs": {"images": int, "strength": float},
     "reference": {"images": int, "seed": int},
     "report": {"examples": int},
