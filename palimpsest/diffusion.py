@@ -28,9 +28,9 @@ def guided(text: Text, null: Text, scale: float) -> Mix:
     return [(null, 1 - scale), (text, scale)]
 
 
-def stacked(mix: Mix, rows: int) -> tuple[Text, Tensor | None]:
+def stacked(mix: Mix, rows: int, length: int = 0) -> tuple[Text, Tensor | None]:
     """The texts of a mix one below the other, "m*b n d", padded to one length; and the mask that hides the padding, where there is any."""
-    longest = max(text.shape[1] for text, _ in mix)
+    longest = max(length, *(text.shape[1] for text, _ in mix))
     texts = [text.expand(rows, -1, -1) for text, _ in mix]
     if all(text.shape[1] == longest for text in texts):
         return torch.cat(texts), None
@@ -39,10 +39,10 @@ def stacked(mix: Mix, rows: int) -> tuple[Text, Tensor | None]:
     return torch.cat(padded), mask
 
 
-def predictions(model: Model, x: Latents, t: Tensor | int, texts: Sequence[Text]) -> tuple[Latents, ...]:
-    """eps(x, t, text) for each of several texts, in one call of the UNet."""
+def predictions(model: Model, x: Latents, t: Tensor | int, texts: Sequence[Text], length: int = 0) -> tuple[Latents, ...]:
+    """eps(x, t, text) for each of several texts, in one call of the UNet; shorter ones than `length` are padded to it and masked."""
     rows = x.shape[0]
-    context, mask = stacked([(text, 1.0) for text in texts], rows)
+    context, mask = stacked([(text, 1.0) for text in texts], rows, length)
     levels = torch.as_tensor(t, device=x.device).expand(rows).repeat(len(texts))
     out = model.unet(x.repeat(len(texts), 1, 1, 1), levels, context, encoder_attention_mask=mask).sample
     return epsilon(model, x.repeat(len(texts), 1, 1, 1), levels, out).chunk(len(texts))

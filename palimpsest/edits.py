@@ -28,7 +28,7 @@ Kind = Literal["nothing", "weights", "lora", "matrix", "guidance"]
 
 @dataclass(frozen=True)
 class Erasure:
-    """What a method changed. On disk: <name>.json and <name>.safetensors.
+    """What a method changed. On disk: <name>.json, <name>.safetensors and, with what it found on the way, <name>.found.safetensors.
 
     nothing: no tensors. weights: the new values, named as in the model. lora: factors under the names that diffusers'
     `load_lora_weights` reads, scale one. matrix: `right`, which multiplies every weight named by `where` from the right. guidance: no
@@ -40,10 +40,12 @@ class Erasure:
     where: str = ""
     log: Any = ()
     guidance: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Tensor] = field(default_factory=dict)  # on the way: embeddings, learned words, pictures (uint8 "n 3 h w")
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         tensors = save_tensors(file.with_suffix(".safetensors"), self.tensors)
-        about = {"kind": self.kind, "where": self.where, "record": record, "tensors": tensors, "log": self.log}
+        found = save_tensors(file.with_suffix(".found.safetensors"), self.found)
+        about = {"kind": self.kind, "where": self.where, "record": record, "tensors": tensors, "found": found, "log": self.log}
         write_json(file, {**about, "guidance": self.guidance} if self.guidance else about)
 
 
@@ -138,9 +140,9 @@ class Edit:
         for name, p in self.trained.items():
             p.data = values[name]
 
-    def erasure(self, log: Any = ()) -> Erasure:
+    def erasure(self, log: Any = (), found: Mapping[str, Tensor] | None = None) -> Erasure:
         """The change as it stands now."""
-        return Erasure(self.kind, {name: p.detach().cpu().clone() for name, p in self.trained.items()}, log=log)
+        return Erasure(self.kind, {name: p.detach().cpu().clone() for name, p in self.trained.items()}, log=log, found=found or {})
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from palimpsest.workflow import paths, plan, stage
 def main(job: stage.Stage) -> None:
     file = Path(paths.erasure(job.concept, job.method, job.base, job.seed))
     erasure = edits.load(file)
+    if erasure.kind == "guidance":
+        raise ValueError(f"{job.method} is a guidance, without weights to export; {file} holds what StableDiffusionPipelineSafe asks for")
     models.pipeline(models.load(plan.part("base", job.names, job.params), erasure)).save_pretrained(job.folder)
     if erasure.kind == "lora":
         shutil.copy(file.with_suffix(".safetensors"), Path(job.folder) / "pytorch_lora_weights.safetensors")

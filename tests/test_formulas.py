@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from palimpsest import diffusion, edits, tokens
+from palimpsest import closed_form, diffusion, edits, tokens
 from palimpsest.methods import dm2, esd, uce
 from palimpsest.report import measures
 from palimpsest.types import Model
@@ -82,16 +82,16 @@ def test_uce_is_equation_7_layer_by_layer(tiny: Model, concept: Any, images: Any
     made = uce.erase(tiny, concept, images, seed=0, form=form, target=target, retain=retain, preserve_scale=0.3, lamb=0.4, erase_scale=0.9)
     new = edits.weights(tiny, made)
     states = {text: diffusion.encode(tiny, [text])[0].double() for text in ("church", target, *retain)}
-    for name, weight in edits.parameters(tiny, uce.WHERE).items():
+    for name, weight in edits.parameters(tiny, closed_form.WHERE).items():
         w = weight.detach().double()
         left, right = 0.4 * w, 0.4 * torch.eye(32, dtype=torch.float64)
-        first, other = uce.last_word(tiny, "church"), uce.last_word(tiny, target)
+        first, other = closed_form.last_word(tiny, "church"), closed_form.last_word(tiny, target)
         for step in range(24 if form == "paper" else 1):
             if max(first, other) + step < 24:
                 c, c_new = states["church"][first + step], states[target][other + step]
                 left, right = left + 0.9 * torch.outer(w @ c_new, c), right + 0.9 * torch.outer(c, c)
         for text in retain:
-            places = range(24) if form == "paper" else [uce.last_word(tiny, text)]
+            places = range(24) if form == "paper" else [closed_form.last_word(tiny, text)]
             for place in places:
                 c = states[text][place]
                 left, right = left + 0.3 * torch.outer(w @ c, c), right + 0.3 * torch.outer(c, c)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import TOP
 
-from palimpsest.workflow import params
+from palimpsest.workflow import params, signatures
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the graph is built from."""
     for name in ("params.yaml", "Snakefile", "dvc.yaml", "accepted.yaml"):
         shutil.copy(TOP / name, tmp_path / name)
-    for name in ("rules", "data/concepts", "scripts"):
+    for name in ("rules", "data/concepts", "data/presets", "scripts"):
         shutil.copytree(TOP / name, tmp_path / name)
     (tmp_path / "data/mini").symlink_to(TOP / "data/mini")
     monkeypatch.chdir(tmp_path)
@@ -136,3 +136,28 @@ def test_a_script_says_it_in_one_line(project: Path) -> None:
     )
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert run.stderr.strip().splitlines()[-1].startswith("palimpsest: params.yaml: methods: unknown 'dm3'; did you mean 'dm2'?")
+
+
+@pytest.mark.parametrize("file", sorted((TOP / "data/presets").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_preset_is_an_entry_for_every_concept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bound to the signature, for the six concepts of the papers."""
+    monkeypatch.chdir(TOP)
+    settings = params.load()
+    section = "methods" if file.stem in signatures.registry("methods") else "attacks"
+    for name in params.presets(file.stem):
+        changed = {**settings, section: {**settings[section], "tried": {"of": file.stem, "preset": name}}}
+        params.check(changed)
+        for concept in ("nudity", "violence", "church", "french_horn", "van_gogh", "crayon"):
+            of, given = params.plugin(changed, section, "tried", concept)
+            assert of == file.stem and set(given) <= set(signatures.settings(section, of))
+
+
+def test_an_entry_stands_on_top_of_its_preset() -> None:
+    settings = params.load()
+    settings["methods"]["tried"] = {"of": "rece", "preset": "official", "settings": {"rounds": 9}, "for": {"church": {"rho": 0.5}}}
+    params.check(settings)
+    assert params.plugin(settings, "methods", "tried", "church")[1] == {"rho": 0.5, "rounds": 9}
+    assert params.plugin(settings, "methods", "tried", "van_gogh")[1]["target"] == "art"
+    settings["methods"]["tried"]["preset"] = "oficial"
+    with pytest.raises(params.ParamsError, match=r"preset: unknown 'oficial'; did you mean 'official'\?"):
+        params.check(settings)

@@ -24,6 +24,9 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one 
         "max_loops": 2, "tau": -2.0, "mine_steps": 2, "steps": 2, "length": 3, "bank": 2, "sampler_steps": 2, "lr": 1e-2,
         "clip_model": str(TOP / "data/mini/clip"),
     },
+    "ca": {"steps": 2, "batch": 2, "lr": 1e-3},
+    "fmn": {"ti_steps": 2, "steps": 2, "lr": 1e-3},
+    "salun": {"batch": 4, "lr": 1e-3},
     "cce": {"steps": 3, "batch": 2},
 }  # fmt: skip
 
@@ -70,7 +73,8 @@ def test_erasure_survives_the_disk_and_applies(name: str, tiny: Model, concept: 
     after = state(tiny)
     assert all(torch.equal(after[key], wanted.get(key, before[key])) for key in before)
     changed = any(not torch.equal(before[key], after[key]) for key in before)
-    assert changed == (name != "none")
+    assert changed == (made.kind not in ("nothing", "guidance"))
+    assert (made.kind == "nothing") == (name == "none")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -78,6 +82,8 @@ def test_erasure_loads_into_a_stock_pipeline(name: str, tiny: Model, concept: An
     from diffusers import StableDiffusionPipeline
 
     made = erased(name, tiny, concept, images)
+    if made.kind == "guidance":
+        pytest.skip("a guidance has no weights; tests/test_sld.py compares it with diffusers' own pipeline")
     if made.kind == "lora":  # the factors alone, through diffusers' own loader
         made.save(tmp_path / "e.json", {})
         stock = pipeline(random_model())

@@ -2,7 +2,8 @@
 
 Loops of three: mine an embedding c that draws the concept from the model as it stands (Equation 5), verify that it does (Equation 6),
 circumvent it with low-rank factors (Equations 7 to 10), until mining finds nothing more. c is a context of cross-attention itself, L
-vectors wide, and never passes the text encoder. There is no official code; what the paper leaves open is a setting, named below.
+vectors wide, and never passes the text encoder. There is no official code; what the paper leaves open is a setting, named below with its
+reason.
 
 Differs from the paper: x of Equation 7 is drawn from a bank of `bank` pictures an embedding, made in one batch, instead of one a step;
 with `bank` = `steps` and `batch` 1 it is the paper's.
@@ -10,8 +11,9 @@ with `bank` = `steps` and `batch` 1 it is the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +27,11 @@ from palimpsest.optimise import descend
 from palimpsest.types import Latents, Model, Text
 
 Reduce = Callable[[Tensor], Tensor]
+KEPT = ("anchor", "zero", "minus")  # the preservation terms of Equation 9: under c0, 0c and -c
 
 
 class Mined(NamedTuple):
-    """An embedding of the pool P_E, "1 L d", and pictures that the original draws under it, as latents."""
+    """An embedding of the pool P_E, "1 L d", and pictures that are noised while it is circumvented, as latents."""
 
     c: Text
     bank: Latents
@@ -40,6 +43,67 @@ def squared(loss_reduction: str) -> Reduce:
     return (lambda e: e.pow(2).sum(axes).mean()) if loss_reduction == "sum" else (lambda e: e.pow(2).mean(axes).mean())
 
 
+def mine(model: Model, c: Text, latents: Tensor, draws: torch.Generator, reduce: Reduce, length: int, **descent: Any) -> tuple[Text, list]:
+    """Equation 5: c that lets the current model denoise pictures of the concept, given as moments "k 2c h w"."""
+    c = c.detach().clone().requires_grad_()
+
+    def loss(step: int) -> Tensor:
+        x, eps = posterior(model, latents, noise(model, draws, len(latents))), noise(model, draws, len(latents))
+        t = torch.randint(1000, (len(latents),), generator=draws).to(model.device)
+        (guess,) = predictions(model, noised(model, x, t, eps), t, [c], length)
+        return reduce(eps - guess)
+
+    curve = descend(loss, [c], generator=draws, title="mine", **descent)
+    return c.detach(), curve
+
+
+def signals(x_c: Tensor, x_r: Tensor, x_i: Tensor, texts: Tensor) -> dict[str, float]:
+    """The five signals of Table S7, as cosines in [-1, 1], averaged over the verifier's pictures: how near is what c draws ...
+
+    to the texts "a photo" and "a <concept> photo" ("2 d"), to the anchor's pictures x_r, to the loop's pictures x_i of the pool; and
+    `delta`, the proposed one (Equation 6): what c adds to the anchor's picture beside what the pool's pictures add to it.
+    """
+    photo, text = (cosine_similarity(x_c, row[None]).mean().item() for row in texts)
+    return {
+        "photo": photo,
+        "text": text,
+        "reference": cosine_similarity(x_c, x_r).mean().item(),
+        "pool": cosine_similarity(x_c[:, None], x_i[None], dim=-1).mean().item(),
+        "delta": cosine_similarity((x_c - x_r)[:, None], x_i[None] - x_r[:, None], dim=-1).mean().item(),
+    }
+
+
+def circumvent(
+    edit: Edit,
+    pick: Callable[[], Mined],
+    c0: Text,
+    draws: torch.Generator,
+    reduce: Reduce,
+    batch: int,
+    alpha_c: float,
+    alpha_p: float,
+    keep: Sequence[str],
+    **descent: Any,
+) -> list[dict[str, float]]:
+    """Equations 7 to 10: under c the anchor's prediction; under the anchor, 0c and -c what the original says."""
+    model = edit.model
+
+    def loss(step: int) -> Tensor:
+        ch, bank = pick()
+        x = bank[torch.randint(len(bank), (batch,), generator=draws)]
+        t = torch.randint(1000, (batch,), generator=draws).to(model.device)
+        x_t = noised(model, x, t, noise(model, draws, batch))
+        kept = [text for name, text in zip(KEPT, (c0, 0 * ch, -ch), strict=True) if name in keep]
+        with edit.off():
+            goal, *as_before = predictions(model, x_t, t, [c0, *[text for text in kept if text is not c0]])
+            wanted = [goal, *as_before] if "anchor" in keep else as_before
+        erased, *now = predictions(model, x_t, t, [ch, *kept])
+        l_p = sum((reduce(a - b) for a, b in zip(now, wanted, strict=True)), start=torch.zeros((), device=model.device))
+        return alpha_c * reduce(erased - goal) + alpha_p * l_p
+
+    return descend(loss, edit.parameters, generator=draws, title="circumvent", **descent)
+
+
 def erase(
     model: Model,
     concept: Concept,
@@ -49,17 +113,24 @@ def erase(
     max_loops: int = 60,
     images_per_loop: int = 3,
     length: int = 32,
+    context: Literal["direct", "padded77"] = "direct",
     mining: bool = True,
     mine_steps: int = 1000,
     mine_lr: float = 0.1,
     mine_schedule: dict[int, float] | None = None,
     mine_clip: float = 10.0,
-    initialisation: Literal["normal", "zeros"] = "normal",
+    initialisation: Literal["normal", "zeros", "text"] = "normal",
     clip_model: str = "openai/clip-vit-large-patch14",
+    signal: Literal["delta", "photo", "text", "reference", "pool"] = "delta",
     tau: float = 0.2,
+    patience: int = 1,
     verify_images: int = 1,
+    verify_shared_seed: bool = True,
+    verify_model: Literal["student", "original"] = "student",
     bank: int = 128,
+    x_source: Literal["original", "student", "pool"] = "original",
     replay: float = 0.7,
+    replay_granularity: Literal["step", "loop"] = "step",
     steps: int = 1000,
     batch: int = 1,
     lr: float = 0.01,
@@ -67,11 +138,13 @@ def erase(
     clip_norm: float = 100.0,
     alpha_c: float = 1.0,
     alpha_p: float = 0.5,
+    keep: list[str] | None = None,
     rank: int = 8,
     location: Literal["value", "key", "query"] = "value",
     anchor: str = "a photo",
     loss_reduction: Literal["sum", "mean"] = "sum",
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd",
+    weight_decay: float = 0.0,
     sampler_steps: int = 50,
     guidance: float = 7.5,
 ) -> Erasure:
@@ -79,93 +152,98 @@ def erase(
 
     Args:
         images_per_loop: k pictures of the pool that a loop mines from.
+        context: c as it is, or padded to the text's length with masked vectors, which predicts the same.
         mining: False is the control: c is the encoded text of a training prompt instead of a mined embedding.
         mine_schedule, schedule: factors on the learning rates; None is the paper's {500: 0.1} and {800: 0.1}.
-        initialisation: of c; the paper does not say. N(0, 1) is the spread of CLIP's final states.
+        initialisation: of c; the paper does not say. N(0, 1) is the spread of CLIP's final states; `text` is "a <concept> photo".
         clip_model: image encoder of the verifier; the paper does not name it.
-        anchor: the text whose prediction takes the concept's place; {anchor} in it stands for the concept's own anchor.
-        tau: a loop whose s(c) is not above it is the last.
+        signal: what is compared with tau (`signals`). All five are in the log.
+        tau: a loop whose s(c) is not above it is the last, or the last of `patience` such loops (1 in the paper) one after the other.
         verify_images: pictures that s(c) is averaged over; 1 is the paper's.
-        replay: probability r that a step takes this loop's c and not an earlier one.
+        verify_shared_seed: both pictures from the same noise, which takes the layout out of the comparison; the paper does not say.
+        verify_model: which model draws them; "whether the model can generate" suggests the student.
+        x_source: who draws x of Equation 7 under c: the original, as the equation has it, or the student; or pictures of the pool.
+        replay: probability r that a step (or a whole loop, by `replay_granularity`) takes this loop's c and not an earlier one. A choice a
+            loop would leave 30 % of the embeddings never circumvented.
+        keep: preservation terms of Equation 9, of anchor, zero and minus; None is all three.
         loss_reduction: `sum` makes the paper's clip norms and learning rates meaningful.
+        weight_decay: the paper names SGD only.
+
+    Raises:
+        ValueError: the pool has fewer pictures than a loop mines from, or `keep` names something else.
     """
+    pool = images.only("pool")
+    if len(pool) < images_per_loop:
+        raise ValueError(f"dm2: images_per_loop: {images_per_loop} pictures are mined from and the pool has {len(pool)}; raise pool.images")
+    if unknown := set(keep or ()) - set(KEPT):
+        raise ValueError(f"dm2: keep: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(KEPT)}")
     reduce = squared(loss_reduction)
     draws = torch.Generator().manual_seed(seed)
     null, c0 = encode(model, [""]), encode(model, [anchor.format(anchor=concept.anchor)])
-    pictures = images.only("pool").pixels()
+    named = f"a {concept.adjective} photo"
+    pictures = pool.pixels()
     latents, eye = moments(model, pictures), clip.load(clip_model)
+    seen, read = clip.images(eye, pictures), clip.texts(eye, ["a photo", named])
+    long = model.tokenizer.model_max_length if context == "padded77" else 0
+    descent = {"optimiser": optimiser} if optimiser == "adam" else {"optimiser": optimiser, "weight_decay": weight_decay}
     found: list[Mined] = []
     log: list[dict] = []
+    drawn: dict[str, Tensor] = {}
 
-    def mine(rows: Tensor) -> tuple[Text, list[dict[str, float]]]:
-        """Equation 5: c that lets the current model denoise pictures of the concept."""
-        start = torch.randn((1, length, null.shape[2]), generator=draws) * (initialisation == "normal")
-        c = start.to(model.device).requires_grad_()
-
-        def loss(step: int) -> Tensor:
-            x, eps = posterior(model, latents[rows], noise(model, draws, len(rows))), noise(model, draws, len(rows))
-            t = torch.randint(1000, (len(rows),), generator=draws).to(model.device)
-            (guess,) = predictions(model, noised(model, x, t, eps), t, [c])
-            return reduce(eps - guess)
-
+    def start(rows: Tensor) -> tuple[Text, list]:
+        """This loop's c and how it was mined."""
+        if not mining:
+            texts = concept.texts["train"]
+            return encode(model, [texts[int(torch.randint(len(texts), (1,), generator=draws))]]), []
+        first = torch.randn((1, length, null.shape[2]), generator=draws).to(model.device) * (initialisation == "normal")
+        if initialisation == "text":
+            first = encode(model, [named])[:, :length]
         plan = mine_schedule or {500: 0.1}
-        curve = descend(
-            loss, [c], steps=mine_steps, lr=mine_lr, optimiser=optimiser, clip=mine_clip, schedule=plan, generator=draws, title="mine"
+        return mine(
+            model, first, latents[rows], draws, reduce, long, steps=mine_steps, lr=mine_lr, clip=mine_clip, schedule=plan, **descent
         )
-        return c.detach(), curve
 
-    def verify(c: Text, rows: Tensor) -> float:
-        """Equation 6: s(c), the mean cosine between what c adds to an anchor picture and what the pool's pictures add to it."""
+    def verify(edit: Edit, c: Text, rows: Tensor, name: str) -> dict[str, float]:
+        """Equation 6, and pictures of it."""
         x = noise(model, draws, verify_images)
-        drawn = [decode(model, denoise(model, x, guided(text, null, guidance), sampler_steps)[0]) for text in (c0, c)]
-        x_r, x_c = (clip.images(eye, pixels) for pixels in drawn)
-        x_i = clip.images(eye, pictures[rows])
-        return cosine_similarity((x_c - x_r)[:, None], x_i[None] - x_r[:, None], dim=-1).mean().item()
+        other = x if verify_shared_seed else noise(model, draws, verify_images)
+        with edit.off() if verify_model == "original" else torch.no_grad():
+            made = [decode(model, denoise(model, z, guided(text, null, guidance), sampler_steps)[0]) for z, text in ((x, c), (other, c0))]
+        drawn[name] = ((made[0] / 2 + 0.5) * 255).round().to(torch.uint8).cpu()
+        x_c, x_r = (clip.images(eye, pixels) for pixels in made)
+        return signals(x_c, x_r, seen[rows], read)
 
-    def circumvent(edit: Edit) -> list[dict[str, float]]:
-        """Equations 7 to 10: under c the anchor's prediction; under the anchor, 0c and -c what the original says."""
+    def banked(edit: Edit, c: Text) -> Latents:
+        """x of Equation 7."""
+        if x_source == "pool":
+            return posterior(model, latents, noise(model, draws, len(latents)))
+        with edit.off() if x_source == "original" else torch.no_grad():
+            return denoise(model, noise(model, draws, bank), guided(c, null, guidance), sampler_steps)[0]
 
-        def loss(step: int) -> Tensor:
-            fresh = len(found) == 1 or torch.rand(1, generator=draws).item() < replay
-            ch, made = found[-1] if fresh else found[int(torch.randint(len(found) - 1, (1,), generator=draws))]
-            x = made[torch.randint(len(made), (batch,), generator=draws)]
-            t = torch.randint(1000, (batch,), generator=draws).to(model.device)
-            x_t = noised(model, x, t, noise(model, draws, batch))
-            with edit.off():
-                goal, zero, minus = predictions(model, x_t, t, [c0, 0 * ch, -ch])
-            erased, kept, kept_zero, kept_minus = predictions(model, x_t, t, [ch, c0, 0 * ch, -ch])
-            l_c = reduce(erased - goal)
-            l_p = reduce(kept - goal) + reduce(kept_zero - zero) + reduce(kept_minus - minus)
-            return alpha_c * l_c + alpha_p * l_p
+    def pick() -> Mined:
+        """This loop's embedding or, with probability 1 - r, an earlier one."""
+        fresh = len(found) == 1 or torch.rand(1, generator=draws).item() < replay
+        return found[-1] if fresh else found[int(torch.randint(len(found) - 1, (1,), generator=draws))]
 
-        plan = schedule or {800: 0.1}
-        return descend(
-            loss,
-            edit.parameters,
-            steps=steps,
-            lr=lr,
-            optimiser=optimiser,
-            clip=clip_norm,
-            schedule=plan,
-            generator=draws,
-            title="circumvent",
-        )
-
-    where = f"unet.*.to_{location[0]}.weight"
+    where, failures = f"unet.*.to_{location[0]}.weight", 0
     with edits.lora(model, where, rank=rank, generator=draws) as edit:
         for loop in range(max_loops):
             rows = torch.randperm(len(pictures), generator=draws)[:images_per_loop]
-            if mining:
-                c, curve = mine(rows)
-            else:
-                texts = concept.texts["train"]
-                c, curve = encode(model, [texts[int(torch.randint(len(texts), (1,), generator=draws))]]), []
-            s = verify(c, rows)
-            log.append({"loop": loop, "s": s, "pictures": rows.tolist(), "mine": curve})
-            if s <= tau:
+            c, curve = start(rows)
+            s = verify(edit, c, rows, f"loop-{loop:02d}-before")
+            log.append({"loop": loop, "s": s[signal], "signals": s, "pictures": rows.tolist(), "mine": curve})
+            failures = failures + 1 if s[signal] <= tau else 0
+            if failures >= patience:
                 break
-            with edit.off():
-                x = denoise(model, noise(model, draws, bank), guided(c, null, guidance), sampler_steps)[0]
-            found.append(Mined(c, x))
-            log[-1] |= {"circumvent": circumvent(edit), "s_after": verify(c, rows)}
-        return edit.erasure(log)
+            if failures:
+                continue
+            found.append(Mined(c, banked(edit, c)))
+            terms, plan = KEPT if keep is None else keep, schedule or {800: 0.1}
+            given = partial(lambda one: one, pick()) if replay_granularity == "loop" else pick
+            curve = circumvent(
+                edit, given, c0, draws, reduce, batch, alpha_c, alpha_p, terms, steps=steps, lr=lr, clip=clip_norm, schedule=plan, **descent
+            )
+            after = verify(edit, c, rows, f"loop-{loop:02d}-after")
+            log[-1] |= {"circumvent": curve, "s_after": after[signal], "signals_after": after}
+        embeddings = {f"embedding-{n:02d}": one.c[0].cpu() for n, one in enumerate(found)}
+        return edit.erasure(log, {**embeddings, **drawn})

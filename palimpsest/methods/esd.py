@@ -64,6 +64,7 @@ def erase(
     seed: int,
     form: Literal["2023", "2025", "alt"] = "2023",
     variant: Literal["x", "x-strict", "u", "full"] = "x",
+    texts: Literal["words", "train"] = "words",
     eta: float = 1.0,
     steps: int = 1000,
     lr: float = 1e-5,
@@ -75,13 +76,14 @@ def erase(
     """Fine-tune the UNet away from the concept's words, one of them drawn for each row and step.
 
     Args:
+        texts: what is erased: the concept's words, or its texts to train on.
         eta: strength of the steering; with `form: 2025` the target starts from the concept and eta 2 equals eta 1 of 2023.
         sampler_steps: length of the schedule of which x_t is a part.
     """
     rules = FORMS[form]
     legacy = latent_alignment == "legacy"
     draws = torch.Generator().manual_seed(seed)
-    texts, null = encode(model, list(concept.words)), encode(model, [""])
+    said, null = encode(model, list(concept.words if texts == "words" else concept.texts["train"])), encode(model, [""])
 
     with edits.dense(model, where(variant, form)) as edit:
 
@@ -96,7 +98,7 @@ def erase(
             return x, min(t + int(torch.randint(*rules.ahead, (1,), generator=draws)), 999) if legacy else t
 
         def loss(step: int) -> torch.Tensor:
-            text = texts[torch.randint(len(texts), (batch,), generator=draws)]
+            text = said[torch.randint(len(said), (batch,), generator=draws)]
             x, t = drawn(text)
             with edit.off():
                 goal = predict(model, x, t, target(text, null, text if rules.start == "concept" else null, eta))

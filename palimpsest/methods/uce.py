@@ -14,34 +14,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from palimpsest.closed_form import WHERE, Edited, last_word, matrix, states, tails
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import encode
 from palimpsest.edits import Erasure
 from palimpsest.types import Model
-
-WHERE = "unet.*attn2.to_[kv].weight"
-
-
-def last_word(model: Model, text: str) -> int:
-    """Place of the text's last word token; 0, the start token, for an empty text (as in the official code)."""
-    return len(model.tokenizer(text, truncation=True).input_ids) - 2
 
 
 def pair(model: Model, text: str, target: str, form: str) -> tuple[Tensor, Tensor]:
     """Vectors of the text and of what takes their place, "n d" each.
 
-    paper: from the last word to the end of the context, both aligned at their last word, the longer tail trimmed.
-    2025: the last word alone.
+    paper: from the last word to the end of the context, both aligned at their last word. 2025: the last word alone.
     """
-    states = encode(model, [text, target]).double()
-    first, other = last_word(model, text), last_word(model, target)
-    if form == "2025":
-        return states[0, first : first + 1], states[1, other : other + 1]
-    length = states.shape[1] - max(first, other)
-    return states[0, first : first + length], states[1, other : other + length]
+    if form == "paper":
+        return tails(model, text, target)
+    return states(model, text)[[last_word(model, text)]], states(model, target)[[last_word(model, target)]]
 
 
 def erase(
@@ -51,6 +39,7 @@ def erase(
     *,
     seed: int,
     form: Literal["paper", "2025"] = "paper",
+    texts: Literal["words", "train"] = "words",
     target: str | None = None,
     retain: list[str] | None = None,
     lamb: float = 0.5,
@@ -60,6 +49,7 @@ def erase(
     """One right matrix for all cross-attention keys and values.
 
     Args:
+        texts: what is edited: the concept's words, or its texts to train on, all together.
         target: what the words become; None is the official default (" " for paper, "art" for a style of 2025, else "").
         retain: texts to keep; None is the official default ([""] for paper, none for 2025).
         preserve_scale: s_p; None is the official default (max(0.1, 1/len(retain)) for paper, 1 for 2025).
@@ -71,13 +61,9 @@ def erase(
     if preserve_scale is None:
         preserve_scale = max(0.1, 1 / max(1, len(retain))) if paper else 1.0
 
-    pairs = [(*pair(model, word, target, form), erase_scale) for word in concept.words]
+    erased = concept.words if texts == "words" else concept.texts["train"]
+    edited = [Edited(*pair(model, text, target, form), erase_scale) for text in erased]
     for text in retain:
-        states = encode(model, [text])[0].double()
-        kept = states if paper else states[[last_word(model, text)]]
-        pairs.append((kept, kept, preserve_scale))
-    identity = torch.eye(pairs[0][0].shape[1], dtype=torch.float64, device=model.device)
-    a = lamb * identity + sum(scale * new.T @ old for old, new, scale in pairs)
-    b = lamb * identity + sum(scale * old.T @ old for old, _, scale in pairs)
-    right = torch.linalg.solve(b, a.T).T  # A B^-1; B is symmetric
-    return Erasure("matrix", {"right": right.float()}, WHERE)
+        kept = states(model, text) if paper else states(model, text)[[last_word(model, text)]]
+        edited.append(Edited(kept, kept, preserve_scale))
+    return Erasure("matrix", {"right": matrix(edited, lamb).float()}, WHERE)

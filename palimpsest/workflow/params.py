@@ -16,6 +16,7 @@ from palimpsest.workflow import paths, signatures
 
 FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
+PRESETS = Path("data/presets")
 SECTIONS = {"phenomena", "grid", "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
 BASE: dict[str, type] = {
@@ -191,17 +192,34 @@ def check_base(name: str, base: Any) -> None:
 
 
 def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
-    """An entry `{of: file, settings: {...}, for: {concept: {...}}}` against the signature of palimpsest/<folder>/<of>.py."""
-    known(key, mapping(key, entry), ("of", "settings", "for"))
+    """An entry `{of: file, preset: name, settings: {...}, for: {concept: {...}}}` against the signature of palimpsest/<folder>/<of>.py."""
+    known(key, mapping(key, entry), ("of", "preset", "settings", "for"))
     of = entry.get("of", name)
     known(f"{key}.of" if "of" in entry else folder, [of], signatures.registry(folder))
-    check_settings(folder, of, f"{key}.settings", entry.get("settings", {}))
-    for concept, settings in mapping(f"{key}.for", entry.get("for", {})).items():
-        known(f"{key}.for", [concept], concepts())
-        check_settings(folder, of, f"{key}.for.{concept}", settings)
+    if "preset" in entry:
+        known(f"{key}.preset", [entry["preset"]], presets(of))
+    for part in (presets(of).get(entry.get("preset", ""), {}), entry):
+        check_settings(folder, of, f"{key}.settings", part.get("settings", {}))
+        for concept, settings in mapping(f"{key}.for", part.get("for", {})).items():
+            known(f"{key}.for", [concept], concepts())
+            check_settings(folder, of, f"{key}.for.{concept}", settings)
     for argument, setting in signatures.settings(folder, of).items():
-        if not setting.optional and argument not in entry.get("settings", {}):
+        if not setting.optional and argument not in resolved(entry, of):
             raise ParamsError(f"params.yaml: {key}.settings.{argument} is missing; palimpsest/{folder}/{of}.py says what it is")
+
+
+def presets(of: str) -> dict[str, Any]:
+    """The entries of data/presets/<of>.yaml, by name; none where the plug-in has no such file."""
+    file = PRESETS / f"{of}.yaml"
+    return yaml.safe_load(file.read_text()) if file.exists() else {}
+
+
+def resolved(entry: Mapping[str, Any], of: str, concept: str = "") -> dict[str, Any]:
+    """The settings of an entry for a concept: its preset's, what that says for the concept, its own, what it says for the concept."""
+    settings: dict[str, Any] = {}
+    for part in (presets(of).get(entry.get("preset", ""), {}), entry):
+        settings |= {**part.get("settings", {}), **part.get("for", {}).get(concept, {})}
+    return settings
 
 
 def check_settings(folder: str, of: str, key: str, settings: Any) -> None:
@@ -263,4 +281,5 @@ def read_concept(name: str) -> dict[str, Any]:
 def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = "") -> tuple[str, dict[str, Any]]:
     """The file and the settings of an entry, with what it says for this concept on top."""
     entry = params[section][name]
-    return entry.get("of", name), {**entry.get("settings", {}), **entry.get("for", {}).get(concept, {})}
+    of = entry.get("of", name)
+    return of, resolved(entry, of, concept)

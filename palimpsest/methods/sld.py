@@ -1,0 +1,68 @@
+"""Safe Latent Diffusion: Mitigating Inappropriate Degeneration in Diffusion Models (SLD). Schramowski, Brack, Deiseroth, Kersting.
+CVPR 2023. arXiv 2211.05105.
+
+No weights: while a picture is drawn, its guidance is turned away from a safety text S (Equations 3 to 8; palimpsest/guidance.py),
+
+    eps_bar = eps(0) + s_g [eps(p) - eps(0) - gamma],  gamma = mu (eps(S) - eps(0)) + s_m nu.
+
+Official code: ml-research/safe-latent-diffusion @a42923c; the four strengths are its configurations.
+Differs from the official code: nothing in the guidance. Diffusers' own copy puts "an image showing " before the list of texts and has a
+tenth of the weak scale (`text`, `scale`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from palimpsest.data import Concept, Images
+from palimpsest.edits import Erasure
+from palimpsest.types import Model
+
+UNSAFE = (
+    "hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, bodily fluids, blood, obscene gestures, illegal "
+    "activity, drug use, theft, vandalism, weapons, child abuse, brutality, cruelty"
+)
+
+
+class Strength(NamedTuple):
+    """The settings of `guidance.safe`."""
+
+    warmup: int
+    scale: float
+    threshold: float
+    momentum: float
+    beta: float
+
+
+STRENGTHS = {
+    "weak": Strength(15, 200, 0.0, 0.0, 0.0),
+    "medium": Strength(10, 1000, 0.01, 0.3, 0.4),
+    "strong": Strength(7, 2000, 0.025, 0.5, 0.7),
+    "max": Strength(0, 5000, 1.0, 0.5, 0.7),
+}
+
+
+def erase(
+    model: Model,
+    concept: Concept,
+    images: Images,
+    *,
+    seed: int,
+    strength: Literal["weak", "medium", "strong", "max"] = "medium",
+    text: str = UNSAFE,
+    warmup: int | None = None,
+    scale: float | None = None,
+    threshold: float | None = None,
+    momentum: float | None = None,
+    beta: float | None = None,
+) -> Erasure:
+    """A guidance away from the safety text.
+
+    Args:
+        text: the safety text S; {concept} in it stands for the concept's words.
+        warmup: steps without it; the strengths count in schedules of 50 steps.
+        warmup, scale, threshold, momentum, beta: in place of the strength's own.
+    """
+    given = {"warmup": warmup, "scale": scale, "threshold": threshold, "momentum": momentum, "beta": beta}
+    settings = STRENGTHS[strength]._asdict() | {name: value for name, value in given.items() if value is not None}
+    return Erasure("guidance", guidance={"text": text.format(concept=", ".join(concept.words)), **settings})

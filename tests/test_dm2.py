@@ -1,0 +1,143 @@
+"""Dark Miner: each of its three steps against the equations, and every open choice of the paper does what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import TOP, random_model
+from torch.nn.functional import cosine_similarity
+
+from palimpsest import diffusion, edits
+from palimpsest.methods import dm2
+from palimpsest.types import Model
+
+SMALL: dict[str, Any] = {
+    "max_loops": 2, "tau": -2.0, "mine_steps": 3, "steps": 3, "length": 3, "bank": 3, "sampler_steps": 2, "lr": 1e-3, "images_per_loop": 2,
+    "clip_model": str(TOP / "data/mini/clip"),
+}  # fmt: skip
+
+
+def eps(model: Model, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    return model.unet(x, t, text.expand(len(x), -1, -1)).sample
+
+
+def test_mining_is_equation_5_by_plain_steps(tiny: Model, images: Any) -> None:
+    latents = diffusion.moments(tiny, images.only("pool").pixels([0, 1]))
+    start = torch.randn((1, 3, 32), generator=torch.Generator().manual_seed(5))
+    made, curve = dm2.mine(
+        tiny, start, latents, torch.Generator().manual_seed(6), dm2.squared("sum"), 0, steps=4, lr=0.1, clip=10.0, schedule={2: 0.1},
+        optimiser="sgd",
+    )  # fmt: skip
+    c, draws = start.clone(), torch.Generator().manual_seed(6)
+    for step in range(4):
+        z = torch.randn(2, 4, 16, 16, generator=draws)
+        mean, log_variance = latents.chunk(2, 1)
+        x = (mean + (log_variance / 2).exp() * z) * tiny.vae.config.scaling_factor
+        noise, t = torch.randn(2, 4, 16, 16, generator=draws), torch.randint(1000, (2,), generator=draws)
+        c = c.detach().requires_grad_()
+        errors = [(noise[i] - eps(tiny, diffusion.noised(tiny, x[[i]], t[[i]], noise[[i]]), t[[i]], c)[0]).pow(2).sum() for i in range(2)]
+        loss = (errors[0] + errors[1]) / 2
+        (gradient,) = torch.autograd.grad(loss, [c])
+        gradient = gradient * min(1.0, 10.0 / (gradient.norm().item() + 1e-6))
+        c = c.detach() - 0.1 * (0.1 if step >= 2 else 1) * gradient
+        assert curve[step]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    torch.testing.assert_close(made, c, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [["anchor", "zero", "minus"], ["zero"], ["anchor", "minus"], []])
+def test_circumventing_is_equations_7_to_10_by_plain_steps(keep: list[str]) -> None:
+    student, teacher = random_model(), random_model()
+    ch, c0 = torch.randn(1, 3, 32), torch.randn(1, 24, 32)
+    bank = torch.randn(3, 4, 16, 16)
+    with edits.lora(student, "unet.*.to_v.weight", rank=2, generator=torch.Generator().manual_seed(1)) as edit:
+        with torch.no_grad():
+            for p in edit.parameters:
+                p.add_(0.05)
+        start = {name: p.detach().clone() for name, p in edit.trained.items()}
+        curve = dm2.circumvent(
+            edit, lambda: dm2.Mined(ch, bank), c0, torch.Generator().manual_seed(2), dm2.squared("sum"), 1, 1.0, 0.5, keep,
+            steps=2, lr=1e-4, clip=100.0, schedule={1: 0.1}, optimiser="sgd",
+        )  # fmt: skip
+        made = {name: p.detach().clone() for name, p in edit.trained.items()}
+        with torch.no_grad():
+            for name, p in edit.trained.items():
+                p.copy_(start[name])
+        draws = torch.Generator().manual_seed(2)
+        for step in range(2):
+            x = bank[torch.randint(3, (1,), generator=draws)]
+            t = torch.randint(1000, (1,), generator=draws)
+            x_t = diffusion.noised(student, x, t, torch.randn(1, 4, 16, 16, generator=draws))
+            texts = {"anchor": c0, "zero": 0 * ch, "minus": -ch}
+            loss = (eps(student, x_t, t, ch) - eps(teacher, x_t, t, c0)).pow(2).sum()
+            for name in keep:
+                loss = loss + 0.5 * (eps(student, x_t, t, texts[name]) - eps(teacher, x_t, t, texts[name])).pow(2).sum()
+            gradients = torch.autograd.grad(loss, edit.parameters, allow_unused=True)
+            norm = torch.stack([g.norm() for g in gradients if g is not None]).norm().item()
+            assert curve[step]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+            with torch.no_grad():
+                for p, g in zip(edit.parameters, gradients, strict=True):
+                    if g is not None:
+                        p.sub_(1e-4 * (0.1 if step else 1) * min(1.0, 100.0 / (norm + 1e-6)) * g)
+        for name, p in edit.trained.items():
+            torch.testing.assert_close(made[name], p.detach(), atol=1e-6, rtol=1e-4)
+
+
+def test_delta_is_equation_6() -> None:
+    x_c, x_r, pool, texts = torch.randn(1, 8), torch.randn(1, 8), torch.randn(5, 8), torch.randn(2, 8)
+    rows = torch.tensor([1, 3, 4])
+    said = dm2.signals(x_c, x_r, pool[rows], texts)
+    by_hand = sum(cosine_similarity(x_c[0] - x_r[0], pool[n] - x_r[0], dim=0).item() for n in (1, 3, 4)) / 3
+    assert said["delta"] == pytest.approx(by_hand, abs=1e-5)
+    assert said["pool"] == pytest.approx(sum(cosine_similarity(x_c[0], pool[n], dim=0).item() for n in (1, 3, 4)) / 3, abs=1e-5)
+    assert said["photo"] == pytest.approx(cosine_similarity(x_c[0], texts[0], dim=0).item(), abs=1e-5)
+    assert set(said) == {"delta", "photo", "text", "reference", "pool"}
+
+
+def test_the_log_holds_every_loop(tiny: Model, concept: Any, images: Any) -> None:
+    made = dm2.erase(tiny, concept, images, seed=0, **SMALL)
+    assert [len(row["mine"]) for row in made.log] == [3, 3] and [len(row["circumvent"]) for row in made.log] == [3, 3]
+    assert all(set(row["signals"]) == set(row["signals_after"]) and "gradient_norm" in row["mine"][0] for row in made.log)
+    assert {name for name in made.found if name.startswith("embedding")} == {"embedding-00", "embedding-01"}
+    assert made.found["embedding-00"].shape == (3, 32)
+    assert made.found["loop-01-before"].dtype == torch.uint8 and made.found["loop-01-after"].shape == (1, 3, 64, 64)
+
+
+def test_a_loop_that_finds_nothing_ends_it(tiny: Model, concept: Any, images: Any) -> None:
+    for patience in (1, 3):
+        settings = {**SMALL, "tau": 2.0, "max_loops": 5, "patience": patience}
+        assert len(dm2.erase(tiny, concept, images, seed=0, **settings).log) == patience
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"initialisation": "zeros"}, {"initialisation": "text"}, {"loss_reduction": "mean"}, {"x_source": "student"}, {"x_source": "pool"},
+        {"replay_granularity": "loop"}, {"keep": ["anchor"]}, {"location": "query"}, {"location": "key"}, {"verify_shared_seed": False},
+        {"mining": False}, {"replay": 0.0}, {"anchor": ""},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_choice_changes_the_result(setting: dict, concept: Any, images: Any) -> None:
+    plain = dm2.erase(random_model(), concept, images, seed=0, **SMALL)
+    made = dm2.erase(random_model(), concept, images, seed=0, **{**SMALL, **setting})
+    assert made.tensors.keys() != plain.tensors.keys() or any(
+        not torch.equal(made.tensors[key], plain.tensors[key]) for key in made.tensors
+    )
+
+
+def test_a_padded_context_is_the_same_context(concept: Any, images: Any) -> None:
+    plain, padded = (
+        dm2.erase(random_model(), concept, images, seed=0, **SMALL, context=context)  # type: ignore[arg-type]
+        for context in ("direct", "padded77")
+    )
+    for key in plain.tensors:
+        torch.testing.assert_close(padded.tensors[key], plain.tensors[key], atol=1e-4, rtol=1e-3)
+
+
+def test_too_few_pictures_and_unknown_terms_are_said(tiny: Model, concept: Any, images: Any) -> None:
+    with pytest.raises(ValueError, match=r"images_per_loop: 9 .* pool has 6"):
+        dm2.erase(tiny, concept, images, seed=0, images_per_loop=9)
+    with pytest.raises(ValueError, match="unknown plus; allowed: anchor, zero, minus"):
+        dm2.erase(tiny, concept, images, seed=0, keep=["plus"])

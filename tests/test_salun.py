@@ -1,0 +1,333 @@
+"""SalUn: its mask, its step and its promises."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TOP, random_model
+from torch import Tensor
+
+from palimpsest import diffusion, edits, optimise, resume
+from palimpsest.data import Concept, Images
+from palimpsest.methods import salun
+from palimpsest.types import Model
+from palimpsest.workflow import signatures
+
+CONCEPTS = ("nudity", "violence", "church", "french_horn", "van_gogh", "crayon")
+QUICK: dict[str, Any] = {"batch": 4, "lr": 1e-3}
+TEXTS = {"forget_text": "a church", "remap_text": "a tree", "retain_text": "a photo of a tree"}
+
+
+def drawn(
+    model: Model, images: Images, role: str, rows: list[int], draws: torch.Generator, samples: int
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """x_t of rows of a role by Equation 4 of DDPM, for several posterior samples, then t and eps."""
+    encoded = model.vae.encode(images.only(role).pixels(rows)).latent_dist
+    shape = encoded.mean.shape
+    x = [(encoded.mean + encoded.std * torch.randn(shape, generator=draws)) * 0.7 for _ in range(samples)]
+    t = torch.randint(1000, (len(rows),), generator=draws)
+    eps = torch.randn(shape, generator=draws)
+    abar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)[t].view(-1, 1, 1, 1)
+    return [abar.sqrt() * one + (1 - abar).sqrt() * eps for one in x], t, eps
+
+
+def gradients(
+    model: Model, images: Images, draws: torch.Generator, *, texts: list[str], batch: int, w: float = 7.5
+) -> list[dict[str, Tensor]]:
+    """Stage 1 a batch at a time, two calls of the network each."""
+    unet, made = copy.deepcopy(model.unet).requires_grad_(True), []
+    for first in range(0, len(texts), batch):
+        rows = list(range(first, min(first + batch, len(texts))))
+        (x_t,), t, eps = drawn(model, images, "pool", rows, draws, 1)
+        c, null = diffusion.encode(model, [texts[n] for n in rows]), diffusion.encode(model, [""] * len(rows))
+        guess = (1 + w) * unet(x_t, t, c).sample - w * unet(x_t, t, null).sample
+        unet.zero_grad()
+        (-torch.nn.functional.mse_loss(eps, guess)).backward()
+        made.append({f"unet.{name}": p.grad.clone() for name, p in unet.named_parameters()})
+    return made
+
+
+def by_sorting(sizes: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The mask by rank: two sorts of everything, equals in order."""
+    line = torch.cat([size.flatten() for size in sizes.values()])
+    ranks = torch.argsort(torch.argsort(-line, stable=True))
+    parts = (ranks < int(len(line) * share)).split([size.numel() for size in sizes.values()])
+    return {name: part.view_as(size) for (name, size), part in zip(sizes.items(), parts, strict=True)}
+
+
+def remapped(
+    model: Model,
+    images: Images,
+    masks: dict[str, Tensor],
+    draws: torch.Generator,
+    *,
+    texts: list[list[str]],
+    batch: int,
+    alpha: float,
+    lr: float,
+) -> dict[str, Tensor]:
+    """Stage 2: three calls of a second network a step, gradients times the mask, Adam."""
+    unet, (own, other, kept) = copy.deepcopy(model.unet).requires_grad_(True), texts
+    adam = torch.optim.Adam(unet.parameters(), lr=lr)
+    for first in range(0, len(own), batch):
+        rows = list(range(first, min(first + batch, len(own))))
+        (x_r,), t_r, eps_r = drawn(model, images, "anchor", rows, draws, 1)
+        (x, x_other), t, _ = drawn(model, images, "pool", rows, draws, 2)
+        c_f, c_remap, c_r = (diffusion.encode(model, [lines[n] for n in rows]) for lines in (own, other, kept))
+        keep = torch.nn.functional.mse_loss(unet(x_r, t_r, c_r).sample, eps_r)
+        goal = unet(x_other, t, c_remap).sample.detach()
+        adam.zero_grad()
+        (torch.nn.functional.mse_loss(unet(x, t, c_f).sample, goal) + alpha * keep).backward()
+        for name, p in unet.named_parameters():
+            p.grad *= masks[f"unet.{name}"]
+        adam.step()
+    return {f"unet.{name}": p.detach() for name, p in unet.named_parameters()}
+
+
+def summed(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: sum((part[name] for part in parts), torch.zeros(())) for name in parts[0]}
+
+
+@pytest.mark.parametrize("given", [{}, TEXTS])
+def test_erasure_equals_the_two_stages_written_out(tiny: Model, concept: Concept, images: Images, given: dict) -> None:
+    own, kept = ([row.prompt.text for row in images.only(role).rows] for role in ("pool", "anchor"))
+    remap = [given.get("remap_text", text) for text in kept]
+    own, kept = [given.get("forget_text", text) for text in own], [given.get("retain_text", text) for text in kept]
+    draws = torch.Generator().manual_seed(5)
+    sizes = {name: g.abs() for name, g in summed(gradients(tiny, images, draws, texts=own, batch=4)).items()}
+    wanted = remapped(tiny, images, by_sorting(sizes, 0.5), draws, texts=[own, remap, kept], batch=4, alpha=0.3, lr=1e-3)
+    made = edits.weights(tiny, salun.erase(tiny, concept, images, seed=5, alpha=0.3, **QUICK, **given))
+    before = edits.parameters(tiny, "unet.*")
+    for name, p in before.items():  # weights move by 2e-3; a float32 of 1 ends at 1e-7
+        torch.testing.assert_close(made.get(name, p.detach()), wanted[name], atol=5e-6, rtol=0)
+    moved = sum(int((made[name] != p).sum()) for name, p in before.items() if name in made)
+    assert moved / sum(p.numel() for p in before.values()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_full_mask_is_dense_training(tiny: Model, concept: Concept, images: Images) -> None:
+    draws = torch.Generator().manual_seed(5)
+    gradients(tiny, images, draws, texts=["a church"] * 6, batch=4)  # spends the draws of stage 1
+    lists = [[text] * 6 for text in TEXTS.values()]
+    everything = {name: torch.ones(()) for name in edits.parameters(tiny, "unet.*")}
+    wanted = remapped(tiny, images, everything, draws, texts=lists, batch=4, alpha=0.1, lr=1e-3)
+    made = salun.erase(tiny, concept, images, seed=5, share=1.0, **QUICK, **TEXTS).tensors
+    assert made.keys() == everything.keys()
+    for name, value in made.items():
+        torch.testing.assert_close(value, wanted[name], atol=5e-6, rtol=0)
+
+
+def mask_of(model: Model, images: Images, *, seed: int, share: float = 0.5, rule: str = "share") -> dict[str, Tensor]:
+    """The mask that `erase` makes with QUICK and TEXTS."""
+    latents = diffusion.moments(model, images.only("pool").pixels())
+    with edits.dense(model, "unet.*") as edit:
+        texts, draws = salun.contexts(model, "a church", [""] * len(latents)), torch.Generator().manual_seed(seed)
+        sizes = salun.saliency(model, edit.trained, latents, texts, guidance=7.5, batch=4, draws=draws)
+    return salun.select(sizes, share, rule)
+
+
+@pytest.mark.parametrize("variant, share", [("full", 0.5), ("full", 0.1), ("xattn", 0.5)])
+def test_weights_outside_the_mask_keep_every_bit(tiny: Model, concept: Concept, images: Images, variant: Any, share: float) -> None:
+    for p in tiny.unet.parameters():
+        p.data.flatten()[::7] = -0.0  # equal to zero, but not in its bits
+    before = {name: p.detach().clone() for name, p in edits.parameters(tiny, "unet.*").items()}
+    made = salun.erase(tiny, concept, images, seed=3, share=share, variant=variant, epochs=3, **QUICK, **TEXTS).tensors
+    masks = mask_of(tiny, images, seed=3, share=share)
+    assert all(("attn2" in name) or variant == "full" for name in made)
+    inside = 0
+    for name, p in before.items():
+        same = made.get(name, p).view(torch.int32) == p.view(torch.int32)
+        assert bool(same[~masks[name]].all()), name
+        inside += int((~same).sum())
+    allowed = sum(int(mask.sum()) for name, mask in masks.items() if variant == "full" or "attn2" in name)
+    assert 0.98 * allowed < inside <= allowed
+
+
+def test_only_tensors_that_changed_are_stored(tiny: Model, concept: Concept, images: Images) -> None:
+    before = {name: p.detach().clone() for name, p in edits.parameters(tiny, "unet.*").items()}
+    made = salun.erase(tiny, concept, images, seed=3, share=0.001, **QUICK)
+    masks = mask_of(tiny, images, seed=3, share=0.001)
+    assert 0 < len(made.tensors) < len(before) and made.kind == "weights"
+    assert all(not torch.equal(value, before[name]) for name, value in made.tensors.items())
+    assert sum(int(mask.sum()) for mask in masks.values()) == int(0.001 * sum(p.numel() for p in before.values()))
+
+
+def uneven(case: str) -> dict[str, Tensor]:
+    """Sizes of several parameters: spread over all magnitudes, with many equals, mostly zero, or with the extremes of float32."""
+    draws = torch.Generator().manual_seed(1)
+    spread = torch.exp(20 * torch.randn(3001, generator=draws))
+    line = {
+        "spread": spread,
+        "close": 1 + torch.rand(3001, generator=draws) * 1e-4,  # the upper 16 bits are all the same
+        "equals": (torch.rand(3001, generator=draws) * 5).round() / 7,
+        "zeros": spread * (torch.rand(3001, generator=draws) < 0.2),
+        "constant": torch.full((3001,), 0.3),
+        "extremes": torch.cat([torch.tensor([0.0, 1e-45, 1e-40, 3e38, math.inf]), spread[5:]]),
+    }[case]
+    return {"a": line[:1000].view(10, 100), "b": line[1000:1001].view(()), "c": line[1001:].view(50, 40)}
+
+
+@pytest.mark.parametrize("case", ["spread", "close", "equals", "zeros", "constant", "extremes"])
+@pytest.mark.parametrize("share", [1e-4, 0.001, 0.25, 0.5, 0.9, 1.0])
+def test_the_mask_is_the_one_of_two_sorts_and_has_its_share(case: str, share: float) -> None:
+    sizes = uneven(case)
+    made, wanted = salun.select(sizes, share, "share"), by_sorting(sizes, share)
+    assert all(torch.equal(made[name], wanted[name]) for name in sizes)
+    assert sum(int(mask.sum()) for mask in made.values()) == int(3001 * share)
+
+
+@pytest.mark.parametrize("case", ["spread", "close", "equals", "zeros", "constant"])
+@pytest.mark.parametrize("even", [True, False])
+def test_the_median_rule_is_the_papers(case: str, even: bool) -> None:
+    sizes = uneven(case)
+    if even:
+        del sizes["b"]
+    median = torch.cat([size.flatten() for size in sizes.values()]).median()
+    made = salun.select(sizes, 0.1, "median")
+    assert all(torch.equal(made[name], size >= median) for name, size in sizes.items())
+
+
+def test_gradients_are_summed_with_their_signs(tiny: Model, images: Images) -> None:
+    parts = gradients(tiny, images, torch.Generator().manual_seed(7), texts=["a church"] * 6, batch=2)
+    signed = {name: g.abs() for name, g in summed(parts).items()}
+    sizes = summed([{name: g.abs() for name, g in part.items()} for part in parts])
+    latents = diffusion.moments(tiny, images.only("pool").pixels())
+    with edits.dense(tiny, "unet.*") as edit:
+        texts, draws = salun.contexts(tiny, "a church", [""] * 6), torch.Generator().manual_seed(7)
+        made = salun.saliency(tiny, edit.trained, latents, texts, guidance=7.5, batch=2, draws=draws)
+    for name, size in made.items():
+        torch.testing.assert_close(size, signed[name], atol=1e-5 * float(signed[name].max()), rtol=1e-3)
+    ours, theirs = (torch.cat([m.flatten() for m in salun.select(s, 0.5, "share").values()]) for s in (made, sizes))
+    assert ours.sum() == theirs.sum() and (ours != theirs).float().mean() > 0.05
+
+
+def test_an_empty_text_is_a_text(tiny: Model) -> None:
+    own = ["a church", "a dog", "a church"]
+    assert torch.equal(salun.contexts(tiny, None, own), diffusion.encode(tiny, ["a church", "a dog"])[[0, 1, 0]])
+    assert torch.equal(salun.contexts(tiny, "", own), diffusion.encode(tiny, [""]).expand(3, -1, -1))
+
+
+def test_both_sets_begin_again_with_every_pass() -> None:
+    draws = torch.Generator().manual_seed(0)
+    made = salun.plan(5, 3, 2, 2, False, "2026", draws)
+    assert [(rows.tolist(), others.tolist()) for rows, others in made] == [([0, 1], [0, 1]), ([2, 3], [2, 0]), ([4], [1])] * 2
+
+
+def test_the_loader_of_2023_shows_the_first_batch_for_ever() -> None:
+    made = salun.plan(5, 9, 2, 2, False, "2023", torch.Generator())
+    assert [(rows.tolist(), others.tolist()) for rows, others in made] == [([0, 1], [0, 1])] * 6
+    mixed = salun.plan(5, 9, 2, 2, True, "2023", torch.Generator().manual_seed(0))
+    assert all(rows.tolist() == [0, 1] for rows, _ in mixed) and len({tuple(others.tolist()) for _, others in mixed}) > 3
+
+
+def test_shuffled_retained_pictures_are_each_seen_once_a_pass() -> None:
+    made = salun.plan(8, 8, 2, 2, True, "2026", torch.Generator().manual_seed(0))
+    passes = [torch.cat([others for _, others in made[first : first + 4]]).tolist() for first in (0, 4)]
+    assert passes[0] != passes[1] and all(sorted(seen) == list(range(8)) for seen in passes)
+    assert torch.cat([rows for rows, _ in made]).tolist() == [*range(8)] * 2
+
+
+def test_model_is_as_it_was(tiny: Model, concept: Concept, images: Images, state: Callable) -> None:
+    before, stream = state(tiny), torch.get_rng_state()
+    salun.erase(tiny, concept, images, seed=3, **QUICK)
+    after = state(tiny)
+    assert all(torch.equal(before[key], after[key]) for key in before) and torch.equal(stream, torch.get_rng_state())
+    assert not any(p.requires_grad or p.grad is not None or p._backward_hooks for p in tiny.unet.parameters())
+
+
+def test_a_failing_run_leaves_no_hook(tiny: Model, concept: Concept, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(salun, "descend", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        salun.erase(tiny, concept, images, seed=3, **QUICK)
+    assert not any(p.requires_grad or p._backward_hooks for p in tiny.unet.parameters())
+
+
+def test_same_seed_same_tensors_and_the_disk_keeps_them(concept: Concept, images: Images, tmp_path: Path) -> None:
+    made = [salun.erase(random_model(), concept, images, seed=seed, **QUICK).tensors for seed in (3, 3, 4)]
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert any(not torch.equal(made[0][name], made[2][name]) for name in made[0])
+    model = random_model()
+    edits.Erasure("weights", made[0]).save(tmp_path / "e.json", {})
+    edits.apply(model, edits.load(tmp_path / "e.json"))
+    assert all(torch.equal(p, made[0][name]) for name, p in edits.parameters(model, "unet.*").items() if name in made[0])
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(concept: Concept, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(folder: str, killed_at: int | None = None) -> dict[str, Tensor]:
+        def stepped(loss: Callable, *given: Any, **settings: Any) -> Any:
+            def watched(step: int) -> Tensor:
+                if step == killed_at:
+                    raise Killed
+                return loss(step)
+
+            return optimise.descend(watched, *given, **settings, pause=0)
+
+        monkeypatch.setattr(salun, "descend", stepped)
+        with resume.resumable(tmp_path / folder):
+            return dict(salun.erase(random_model(), concept, images, seed=3, shuffle=True, epochs=2, **{**QUICK, **TEXTS}).tensors)
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", 2)
+    again = run("killed")
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.fixture(scope="module")
+def plainly(concept: Concept, images: Images) -> tuple[Model, dict[str, Tensor]]:
+    model = random_model()
+    return model, dict(salun.erase(model, concept, images, seed=3, share=0.4, epochs=2, **QUICK).tensors)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"form": "2023"}, {"variant": "xattn"}, {"rule": "median"}, {"share": 0.3}, {"mask_guidance": 2.0}, {"forget_text": "church"},
+        {"remap_text": "a photo"}, {"retain_text": "a photo"}, {"pictures": 5}, {"shuffle": True}, {"alpha": 0.9}, {"epochs": 1},
+        {"batch": 3}, {"lr": 5e-4},
+    ],
+)  # fmt: skip
+def test_every_setting_matters(concept: Concept, images: Images, plainly: tuple, setting: dict) -> None:
+    model, tensors = plainly
+    other = salun.erase(model, concept, images, seed=3, **{"share": 0.4, "epochs": 2, **QUICK, **setting}).tensors
+    assert tensors.keys() != other.keys() or any(not torch.equal(tensors[name], other[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("role, key", [("pool", "images"), ("anchor", "anchors")])
+def test_missing_pictures_are_named_before_any_work(tiny: Model, concept: Concept, images: Images, role: str, key: str) -> None:
+    without = replace(images, rows=[row for row in images.rows if row.role != role])
+    with pytest.raises(ValueError, match=f"{role!r}.*pool: {{{key}: 96}}.*params.yaml"):
+        salun.erase(tiny, concept, without, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(tiny: Model, concept: Concept, images: Images, share: float) -> None:
+    with pytest.raises(ValueError, match="share is"):
+        salun.erase(tiny, concept, images, seed=0, share=share)
+
+
+def test_presets_bind_to_the_signature() -> None:
+    known, presets = signatures.settings("methods", "salun"), yaml.safe_load((TOP / "data/presets/salun.yaml").read_text())
+    assert {"official", "darkminer"} <= set(presets)
+    for preset, entry in presets.items():
+        assert set(entry) <= {"settings", "for"} and set(entry.get("for", {})) <= set(CONCEPTS), preset
+        for concept in CONCEPTS:
+            given = {**entry.get("settings", {}), **entry.get("for", {}).get(concept, {})}
+            assert all(signatures.fits(value, known[name].annotation) for name, value in given.items()), (preset, concept)
+            inspect.signature(salun.erase).bind(None, None, None, seed=0, **given)
+    assert presets["official"]["for"]["nudity"]["remap_text"] == "a photo of a person wearing clothes"
