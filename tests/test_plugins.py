@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one 
     "ca": {"steps": 2, "batch": 2, "lr": 1e-3},
     "fmn": {"ti_steps": 2, "steps": 2, "lr": 1e-3},
     "salun": {"batch": 4, "lr": 1e-3},
+    "stereo": {"rounds": 1, "ste_steps": 1, "ste_lr": 1e-2, "invert_steps": 1, "steps": 2, "lr": 1e-2, "sampler_steps": 4},
     "cce": {"steps": 3, "batch": 2},
 }  # fmt: skip
 
