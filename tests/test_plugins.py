@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one 
         "max_loops": 2, "tau": -2.0, "mine_steps": 2, "steps": 2, "length": 3, "bank": 2, "sampler_steps": 2, "lr": 1e-2,
         "clip_model": str(TOP / "data/mini/clip"),
     },
+    "advunlearn": {"steps": 2, "warmup": 1, "attack_steps": 2, "retain_batch": 2, "sampler_steps": 4, "lr": 1e-2},
     "ca": {"steps": 2, "batch": 2, "lr": 1e-3},
     "fmn": {"ti_steps": 2, "steps": 2, "lr": 1e-3},
     "salun": {"batch": 4, "lr": 1e-3},

@@ -1,0 +1,374 @@
+"""AdvUnlearn against its equations in plain loops, and the properties that its specification lists."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TOP, random_model
+from torch import Tensor
+from torch.func import functional_call
+
+from palimpsest import data, diffusion, edits, resume
+from palimpsest.methods import advunlearn, esd
+from palimpsest.types import Model
+from palimpsest.workflow import signatures
+
+QUICK: dict[str, Any] = {
+    "steps": 2, "warmup": 1, "attack_steps": 3, "attack_lr": 0.02, "lr": 1e-3, "retain_batch": 2, "sampler_steps": 4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def exact() -> Iterator[Model]:
+    """The tiny model in float64: Adam's first steps are signs, which rounding in float32 would turn where a gradient is nearly zero."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield random_model()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def plain_run(concept: data.Concept, images: Any) -> edits.Erasure:
+    return advunlearn.erase(random_model(), concept, images, seed=0, **QUICK)
+
+
+def encoded(encoder: Any, model: Model, text: str, soft: Tensor | None = None) -> Tensor:
+    """Start token, soft word, tokens of the text, end tokens up to full length; through CLIP's own forward."""
+    size = 0 if soft is None else len(soft)
+    ids = model.tokenizer(text, add_special_tokens=False).input_ids
+    ids = ([0] + [5] * size + ids)[:23]
+    ids = torch.tensor([ids + [1] * (24 - len(ids))])
+    if soft is None:
+        return encoder(ids).last_hidden_state
+    looked = torch.nn.functional.embedding(ids, encoder.embeddings.token_embedding.weight)
+    looked = torch.cat([looked[:, :1], soft[None], looked[:, 1 + size :]], dim=1)
+    hook = encoder.embeddings.token_embedding.register_forward_hook(lambda *_: looked)
+    try:
+        return encoder(ids).last_hidden_state
+    finally:
+        hook.remove()
+
+
+def ddim(model: Model, unet: Any, x: Tensor, text: Tensor, null: Tensor, visited: list[int], spacing: int, scale: float) -> Tensor:
+    """Plain DDIM over the visited levels, from each to the one that lies `spacing` below."""
+    abar = model.scheduler.alphas_cumprod
+    with torch.no_grad():
+        for t in visited:
+            e_text, e_null = unet(x, t, text).sample, unet(x, t, null).sample
+            e = e_null + scale * (e_text - e_null)
+            a, b = abar[t], abar[max(t - spacing, 0)]
+            x = b.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - b).sqrt() * e
+    return x
+
+
+def reference(model: Model, concept: data.Concept, s: dict[str, Any], trained: str) -> dict[str, Tensor]:
+    """The whole method, one row at a time, with copies of both networks for the originals; `s` holds every setting.
+
+    Draws stand in the order that the method promises: word, texts to keep, stops, start of the attack, seeds of the rows.
+    """
+    unet, encoder = copy.deepcopy(model.unet), copy.deepcopy(model.text_encoder)
+    part = encoder if trained == "text_encoder" else unet
+    names = [n for n, _ in part.named_parameters() if ("embeddings" not in n if part is encoder else "attn2" in n)]
+    weights = [part.get_parameter(n).requires_grad_() for n in names]
+    outer = torch.optim.Adam(weights, lr=s["lr"])
+    draws = torch.Generator().manual_seed(s["seed"])
+    words, retain, n, legacy = list(concept.words), list(concept.texts["retain"]), s["sampler_steps"], s["latent_alignment"] == "legacy"
+    spacing = 1000 // n
+    levels = [1 + spacing * i for i in reversed(range(n))]
+    null = encoded(model.text_encoder, model, "")
+    unseen: list[int] = []
+    latest: Tensor | None = None
+
+    def row(seed: int, text: str, until: int) -> Tensor:
+        x = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(seed))
+        return ddim(model, unet, x, encoded(model.text_encoder, model, text), null, levels[legacy:until], spacing, s["guidance"])
+
+    def original(x: Tensor, t: int, text: str) -> Tensor:
+        with torch.no_grad():
+            return model.unet(x, t, encoded(model.text_encoder, model, text)).sample
+
+    apart = s["retain_form"] == "iter"
+    for step in range(s["steps"] * (1 + apart)):
+        keeps, erases = not apart or step % 2 == 1, not apart or step % 2 == 0
+        attacks = s["attack_steps"] if erases and step // (1 + apart) >= s["warmup"] else 0
+        word = words[int(torch.randint(len(words), (1,), generator=draws))]
+        kept: list[int] = []
+        if keeps and s["retain_batch"]:
+            if len(unseen) < s["retain_batch"]:
+                unseen = torch.randperm(len(retain), generator=draws).tolist()
+            kept, unseen = unseen[: s["retain_batch"]], unseen[s["retain_batch"] :]
+        stop = torch.randint(n, (attacks + 1,), generator=draws).tolist()
+        if legacy:  # t uniform in the stop-th part of the levels; x_t two steps cleaner
+            t = [spacing * k + int(u * spacing) for k, u in zip(stop, torch.rand(attacks + 1, generator=draws).tolist(), strict=True)]
+            until = [min(n + 1 - k, n) for k in stop]
+        else:
+            t, until = [levels[k] for k in stop], stop
+        start = torch.randint(len(model.tokenizer), (1,), generator=draws)
+        seeds = torch.randint(2**63 - 1, (attacks + erases + len(kept),), generator=draws).tolist()
+
+        soft: Tensor | None = None
+        if attacks:
+            fresh = s["attack_init"] != "latest" or latest is None
+            begin = encoder.embeddings.token_embedding.weight[start].detach() if fresh else latest
+            adversary = begin.clone().requires_grad_()
+            inner, total = torch.optim.Adam([adversary], lr=s["attack_lr"]), torch.zeros_like(adversary)
+            for k in range(attacks):
+                x = row(seeds[k], word, until[k])
+                e_n = unet(x, t[k], encoded(encoder, model, word, adversary)).sample
+                loss = (e_n - original(x, t[k], word)).pow(2).mean()
+                total = total + torch.autograd.grad(loss, adversary)[0]  # never set to zero
+                soft = adversary.detach().clone()  # what the official code hands back: before the update
+                adversary.grad = total
+                inner.step()
+            latest = soft
+        outer.zero_grad()
+        total_loss = torch.zeros(())
+        if erases:
+            x = row(seeds[attacks], word, until[-1])
+            e_c, e_0 = original(x, t[-1], word), original(x, t[-1], "")
+            e_n = unet(x, t[-1], encoded(encoder, model, word, soft)).sample
+            total_loss = total_loss + (e_n - (e_0 - s["eta"] * (e_c - e_0))).pow(2).mean()
+        for seed, number in zip(seeds[attacks + erases :], kept, strict=True):
+            x = row(seed, retain[number], until[-1])
+            e_n = unet(x, t[-1], encoded(encoder, model, retain[number])).sample
+            total_loss = total_loss + (s["gamma"] if erases else 1.0) / len(kept) * (e_n - original(x, t[-1], retain[number])).pow(2).mean()
+        total_loss.backward()
+        outer.step()
+    prefix = "text_encoder." if part is encoder else "unet."
+    return {prefix + name: value.detach() for name, value in zip(names, weights, strict=True)}
+
+
+@pytest.mark.parametrize(
+    "trained, changed",
+    [
+        ("text_encoder", {"latent_alignment": "exact"}),
+        ("text_encoder", {"latent_alignment": "legacy", "attack_init": "latest", "steps": 3, "gamma": 0.7}),
+        ("text_encoder", {"retain_form": "iter", "eta": 2.0}),
+        ("xattn", {"latent_alignment": "legacy"}),
+        ("xattn", {"attack_init": "latest", "retain_form": "iter", "guidance": 2.0}),
+    ],
+)
+def test_training_is_the_plain_reference(exact: Model, concept: data.Concept, images: Any, trained: Any, changed: dict[str, Any]) -> None:
+    named = replace(concept, words=("church", "french horn"))
+    settings = {
+        **QUICK, "seed": 5, "eta": 1.0, "gamma": 0.3, "guidance": 3.0, "attack_init": "random", "retain_form": "reg",
+        "latent_alignment": "exact", **changed,
+    }  # fmt: skip
+    made = advunlearn.erase(exact, named, images, train=trained, ahead=2, **settings)
+    wanted = reference(exact, named, settings, trained)
+    assert made.tensors.keys() == wanted.keys()
+    moved = max((wanted[name] - edits.parameters(exact, name)[name]).abs().max() for name in wanted)
+    assert moved > 5e-4
+    for name in wanted:
+        torch.testing.assert_close(made.tensors[name], wanted[name], atol=1e-8, rtol=0)  # the scheduler's own levels are float32
+
+
+def test_without_attack_and_retain_it_is_esd_on_the_text_encoder(exact: Model, concept: data.Concept, images: Any) -> None:
+    made = advunlearn.erase(exact, concept, images, **{**QUICK, "seed": 0, "steps": 1, "attack_steps": 0, "retain_batch": 0})
+    draws = torch.Generator().manual_seed(0)
+    torch.randint(1, (1,), generator=draws)
+    torch.randperm(0, generator=draws)
+    until = int(torch.randint(4, (1,), generator=draws))
+    torch.randint(len(exact.tokenizer), (1,), generator=draws)
+    seed = int(torch.randint(2**63 - 1, (1,), generator=draws))
+    text, null = diffusion.encode(exact, ["church"]), diffusion.encode(exact, [""])
+    x = diffusion.noise(exact, [torch.Generator().manual_seed(seed)])
+    x, t = diffusion.denoise(exact, x, diffusion.guided(text, null, 3.0), 4, until)
+    goal = diffusion.predict(exact, x, t, esd.target(text, null, null, 1.0)).detach()
+    weights = {name.removeprefix("text_encoder."): value.clone().requires_grad_() for name, value in trained(exact).items()}
+    ids = torch.tensor([[0, exact.tokenizer("church", add_special_tokens=False).input_ids[0]] + [1] * 22])
+    shown = functional_call(exact.text_encoder, weights, (ids,)).last_hidden_state
+    descent = torch.optim.Adam(weights.values(), lr=1e-3)
+    (exact.unet(x, t, shown).sample - goal).pow(2).mean().backward()
+    descent.step()
+    for name, value in weights.items():
+        torch.testing.assert_close(made.tensors["text_encoder." + name], value.detach(), atol=1e-9, rtol=0)
+
+
+def trained(model: Model) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in edits.parameters(model, advunlearn.WHERE["text_encoder"]).items()}
+
+
+def test_the_attack_lowers_its_loss(tiny: Model) -> None:
+    text = diffusion.encode(tiny, ["church"])
+    x, t = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0)), 501
+    with torch.no_grad():
+        goal = diffusion.predict(tiny, x, t, [(text, 1.0)])
+
+    def loss(step: int, word: Tensor) -> Tensor:
+        shown = diffusion.encode(tiny, ["<adv> church"], {"adv": word})
+        return (diffusion.predict(tiny, x, t, [(shown, 1.0)]) - goal).pow(2).mean()
+
+    start = tiny.text_encoder.get_input_embeddings().weight[[7]]
+    for method, gradients, last in (("pgd", "accumulated", "dropped"), ("fast_at", "fresh", "used")):
+        word = advunlearn.attack(loss, start, steps=30, lr=1e-3, method=method, gradients=gradients, last_update=last)
+        assert loss(0, word) < 0.5 * loss(0, start), (method, gradients)
+
+
+def test_the_attack_as_the_official_code_runs_it() -> None:
+    """Gradients 4, -1, -1: accumulated they are 4, 3, 2; and the word handed back has seen all updates but the last."""
+    slopes = [4.0, -1.0, -1.0]
+
+    def word(steps: int, **how: str) -> float:
+        how = {"method": "pgd", "gradients": "accumulated", "last_update": "used", **how}
+        return advunlearn.attack(lambda n, w: slopes[n] * w.sum(), torch.zeros(1, 1), steps=steps, lr=0.1, **how).item()
+
+    def adam(*gradients: float) -> float:
+        p = torch.zeros(1, requires_grad=True)
+        descent = torch.optim.Adam([p], lr=0.1)
+        for g in gradients:
+            p.grad = torch.full((1,), g)
+            descent.step()
+        return p.item()
+
+    assert word(3) == pytest.approx(adam(4.0, 3.0, 2.0))
+    assert word(3, gradients="fresh") == pytest.approx(adam(4.0, -1.0, -1.0))
+    assert word(3, method="fast_at") == pytest.approx(adam(1.0, 0.0, -1.0))  # sign(4), sign(1 - 1), sign(0 - 1)
+    assert word(3, method="fast_at", gradients="fresh") == pytest.approx(adam(1.0, -1.0, -1.0))
+    assert word(3, last_update="dropped") == pytest.approx(adam(4.0, 3.0))
+    assert word(1, last_update="dropped") == 0.0
+
+
+def test_the_soft_word_stands_right_behind_the_start_token(tiny: Model) -> None:
+    """As the same token written there: prefix_k; and the encoder stays causal, so that nothing before a place sees it."""
+    (token,) = tiny.tokenizer("castle", add_special_tokens=False).input_ids
+    word = tiny.text_encoder.get_input_embeddings().weight[[token]]
+    soft = diffusion.encode(tiny, ["<adv> french horn"], {"adv": word})
+    torch.testing.assert_close(soft, diffusion.encode(tiny, ["castle french horn"]))
+    assert torch.equal(soft[:, 0], diffusion.encode(tiny, ["<adv> french horn"], {"adv": word + 1})[:, 0])
+
+
+def test_rows_drawn_together_are_those_drawn_alone(tiny: Model) -> None:
+    texts, null = diffusion.encode(tiny, ["church", "a castle"]), diffusion.encode(tiny, [""])
+    for start in (0, 1):
+        rows = advunlearn.Rows(torch.tensor([0, 1, 1, 0]), torch.tensor([3, 1, 4, 1]), torch.zeros(4), torch.tensor([5, 6, 7, 8]))
+        made = advunlearn.partly(tiny, rows, texts, null, steps=4, start=start, guidance=3.0)
+        for n in range(4):
+            x = diffusion.noise(tiny, [torch.Generator().manual_seed(5 + n)])
+            text = texts[rows.text[n]][None]
+            alone, _ = diffusion.denoise(tiny, x, diffusion.guided(text, null, 3.0), 4, int(rows.until[n]), start)
+            torch.testing.assert_close(made[[n]], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_legacy_label_is_39_to_58_levels_noisier_than_the_latent() -> None:
+    levels = torch.arange(50).flip(0) * 20 + 1
+    until, t = advunlearn.stops(levels, 40000, "legacy", torch.Generator().manual_seed(0))
+    own = torch.cat([levels, torch.tensor([-19])])[until]
+    ahead, clean = t - own, until == 50
+    assert until.min() == 2 and (ahead[~clean].min(), ahead[~clean].max()) == (39, 58)
+    assert set(t[clean].tolist()) == set(range(40)) and t.max() == 999  # the two cleanest parts both run to the end
+    until, t = advunlearn.stops(levels, 40000, "exact", torch.Generator().manual_seed(0))
+    assert torch.equal(t, levels[until]) and set(until.tolist()) == set(range(50))
+
+
+def test_texts_to_keep_come_without_replacement() -> None:
+    picks = advunlearn.batches(7, 3, torch.Generator().manual_seed(0))
+    rounds = [torch.cat([next(picks), next(picks)]).tolist() for _ in range(20)]
+    assert all(len(set(numbers)) == 6 for numbers in rounds)
+    assert {n for numbers in rounds for n in numbers} == set(range(7)) and len({tuple(r) for r in rounds}) > 10
+
+
+@pytest.mark.parametrize("train", list(advunlearn.WHERE))
+def test_only_what_is_named_is_trained(tiny: Model, concept: data.Concept, images: Any, state: Callable, train: Any) -> None:
+    before = state(tiny)
+    made = advunlearn.erase(tiny, concept, images, seed=0, train=train, **QUICK)
+    after = state(tiny)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(p.requires_grad or p.grad is not None for m in (tiny.unet, tiny.text_encoder) for p in m.parameters())
+    names = set(made.tensors)
+    if train == "text_encoder":
+        assert names == {n for n in before if n.startswith("text_encoder.") and "embeddings" not in n}
+        assert any("final_layer_norm" in n for n in names)
+    else:
+        unet = {n for n in before if n.startswith("unet.")}
+        crossed = {n for n in unet if "attn2" in n}
+        rest = {n for n in unet if not any(part in n for part in ("attn2", "time_embedding", "conv_norm_out", "conv_out"))}
+        assert names == {"xattn": crossed, "noxattn": rest, "full": unet}[train]
+    assert any(not torch.equal(before[name], made.tensors[name]) for name in names)
+
+
+def test_same_seed_same_tensors_and_the_disk_keeps_them(concept: data.Concept, images: Any, state: Callable, tmp_path: Any) -> None:
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(100 + len(made))
+        made.append(advunlearn.erase(random_model(), concept, images, seed=seed, **QUICK))
+    a, b, c = (each.tensors for each in made)
+    assert all(torch.equal(a[n], b[n]) for n in a) and any(not torch.equal(a[n], c[n]) for n in a)
+    made[0].save(tmp_path / "e.json", {})
+    model = random_model()
+    before = diffusion.encode(model, ["church"])
+    edits.apply(model, edits.load(tmp_path / "e.json"))
+    after = state(model)
+    assert all(torch.equal(after[n], a[n]) for n in a)
+    assert not torch.allclose(before, diffusion.encode(model, ["church"]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"attack_steps": 0}, {"warmup": 2}, {"attack_init": "zero"}, {"attack_words": 2}, {"attack_method": "fast_at"}, {"batch": 2},
+        {"attack_gradients": "fresh"}, {"attack_last_update": "used"}, {"gamma": 0.0}, {"retain_batch": 0}, {"retain_form": "iter"},
+        {"latent_alignment": "legacy"}, {"texts": "train"}, {"guidance": 1.0}, {"eta": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_setting_counts(tiny: Model, plain_run: edits.Erasure, concept: data.Concept, images: Any, changed: dict[str, Any]) -> None:
+    other = advunlearn.erase(tiny, concept, images, seed=0, **(QUICK | changed))
+    assert any(not torch.allclose(plain_run.tensors[n], other.tensors[n], atol=1e-6, rtol=0) for n in other.tensors)
+
+
+def test_how_many_steps_are_drawn_ahead_changes_only_rounding(exact: Model, concept: data.Concept, images: Any) -> None:
+    made = [advunlearn.erase(exact, concept, images, seed=0, ahead=ahead, **{**QUICK, "steps": 3}) for ahead in (1, 2)]
+    assert all(torch.allclose(made[0].tensors[n], made[1].tensors[n], atol=1e-9, rtol=0) for n in made[1].tensors)
+
+
+@pytest.mark.parametrize("train", ["text_encoder", "xattn"])
+def test_a_killed_run_resumes_to_the_same_bytes(concept: data.Concept, images: Any, tmp_path: Any, train: Any, monkeypatch: Any) -> None:
+    """Also where the attack goes on from the word of the step before, which the checkpoint must hold."""
+    settings = {**QUICK, "steps": 3, "warmup": 0, "attack_init": "latest", "train": train, "seed": 0}
+    whole = advunlearn.erase(random_model(), concept, images, **settings)
+    attack, calls = advunlearn.attack, []
+
+    def killed(*given: Any, **named: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return attack(*given, **named)
+
+    descend = advunlearn.descend
+    monkeypatch.setattr(advunlearn, "descend", lambda *given, **named: descend(*given, **named, pause=0))
+    monkeypatch.setattr(advunlearn, "attack", killed)
+    with pytest.raises(KeyboardInterrupt), resume.resumable(tmp_path):
+        advunlearn.erase(random_model(), concept, images, **settings)
+    with resume.resumable(tmp_path):
+        again = advunlearn.erase(random_model(), concept, images, **settings)
+    assert len(calls) == 4  # two before it was killed, the third once more
+    assert all(torch.equal(whole.tensors[n], again.tensors[n]) for n in whole.tensors) and list(whole.log) == list(again.log)
+
+
+def test_what_is_missing_is_said_before_any_work(concept: data.Concept, images: Any) -> None:
+    broken: Any = None  # no model is touched
+    with pytest.raises(ValueError, match="retain_batch is 5, but church has 1 texts under `retain`"):
+        advunlearn.erase(broken, replace(concept, texts={"retain": ["a dog"]}), images, seed=0)
+    with pytest.raises(ValueError, match="texts is 'train', but church has none"):
+        advunlearn.erase(broken, replace(concept, texts={"retain": ["a dog"] * 9}), images, seed=0, texts="train")
+
+
+def test_presets_bind_to_the_signature() -> None:
+    presets = yaml.safe_load((TOP / "data/presets/advunlearn.yaml").read_text())
+    known = signatures.settings("methods", "advunlearn")
+    assert set(presets) == {"official", "darkminer"}
+    for name, entry in presets.items():
+        assert set(entry["for"]) == {"nudity", "violence", "church", "french_horn", "van_gogh", "crayon"}, name
+        for concept, more in entry["for"].items():
+            given = entry["settings"] | more
+            assert all(signatures.fits(value, known[key].annotation) for key, value in given.items()), (name, concept)
+            kind = yaml.safe_load((TOP / f"data/concepts/{concept}.yaml").read_text())["kind"]
+            assert given["gamma"] == (0.3 if kind == "inappropriate" else 0.5)
