@@ -81,7 +81,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> data.Images:
     rows += [row._replace(text=row.text.replace("a church", "a tree"), seed=100 + row.seed) for row in rows]  # anchors, then clean ones
     others = [world.Scene("tree", "field", "plain", "", "a photo of a tree in a field") for _ in range(6)]
     pixels += [data.to_tensor(world.render(s, rng)) for s in others]
-    return on_disk(manifest, [*rows, *rows[6:]], [*pixels, *pixels[6:]], ["pool"] * 6 + ["anchor"] * 6 + ["clean"] * 6)
+    clean = [row._replace(seed=row.seed - 100) for row in rows[6:]]  # of the pool pictures that they are redrawn from
+    return on_disk(manifest, [*rows, *clean], [*pixels, *pixels[6:]], ["pool"] * 6 + ["anchor"] * 6 + ["clean"] * 6)
 
 
 def on_disk(manifest: Path, rows: Sequence[data.Prompt], pixels: Sequence[torch.Tensor], roles: Sequence[str] = ()) -> data.Images:

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one 
     },
     "advunlearn": {"steps": 2, "warmup": 1, "attack_steps": 2, "retain_batch": 2, "sampler_steps": 4, "lr": 1e-2},
     "ca": {"steps": 2, "batch": 2, "lr": 1e-3},
+    "duo": {"steps": 2, "batch": 2, "rank": 2, "base_lr": 1e-2},
     "fmn": {"ti_steps": 2, "steps": 2, "lr": 1e-3},
     "salun": {"batch": 4, "lr": 1e-3},
     "stereo": {"rounds": 1, "ste_steps": 1, "ste_lr": 1e-2, "invert_steps": 1, "steps": 2, "lr": 1e-2, "sampler_steps": 4},

@@ -1,0 +1,361 @@
+"""DUO against its equations in plain loops, its properties, its presets."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TOP, random_model
+from torch import Tensor
+from torch.func import functional_call
+
+from palimpsest import data, diffusion, edits, optimise, resume
+from palimpsest.methods import duo
+from palimpsest.models import pipeline
+from palimpsest.types import Model
+from palimpsest.workflow import signatures
+
+SMALL: dict[str, Any] = {"steps": 3, "batch": 2, "rank": 2, "base_lr": 1e-3}
+EPS = 1e-3  # of Adam, where two programs are compared: with the usual 1e-8 a gradient that is zero but for rounding takes a full step
+ABAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0).tolist()
+
+
+@pytest.fixture(scope="session")
+def images(images: data.Images) -> data.Images:
+    """The clean pictures carry the seed of the pool picture that they were redrawn from, as those of scripts/sdedit_pairs.py."""
+    seeds = iter([row.prompt.seed for row in images.rows if row.role == "pool"])
+    return replace(images, rows=[r._replace(prompt=r.prompt._replace(seed=next(seeds))) if r.role == "clean" else r for r in images.rows])
+
+
+def small(model: Model, concept: Any, images: Any, *, seed: int = 3, **settings: Any) -> edits.Erasure:
+    return duo.erase(model, concept, images, seed=seed, **{**SMALL, **settings})
+
+
+def said(model: Model, change: dict[str, Tensor], x: Tensor, t: int, text: Tensor) -> Tensor:
+    """eps of one latent "c h w" with changed weights."""
+    return functional_call(model.unet, change, (x[None], t, text[None])).sample[0]
+
+
+def plain(
+    model: Model, images: Any, *, seed: int = 3, form: str = "dpo", beta: float = 500.0, base_lambda: float = 1e6,
+    dynamic_lambda: bool = False, steps: int, batch: int, rank: int, base_lr: float, cross_attention: bool = False,
+    t_min: int = 0, t_max: int = 750, share_t: bool = False, prior_t: int = 999, no_grad: str = "none", given_prompt: bool = False,
+    optimiser: str = "adamw", weight_decay: float = 1e-2, clip: float = 1.0,
+) -> Iterator[tuple[float, dict[str, Tensor]]]:  # fmt: skip
+    """DUO one picture at a time, the original a second network: the loss of each step, and the factors behind it."""
+    original, draws = random_model(), torch.Generator().manual_seed(seed)
+    blocks = ("attn1", "attn2") if cross_attention else ("attn1",)
+    attention = [name for name, _ in model.unet.named_parameters() if ".to_" in name and name.endswith("weight")]
+    layers = [name for name in attention if name.split(".to_")[0].endswith(blocks)]
+    down = {name: torch.randn(rank, model.unet.get_parameter(name).shape[1], generator=draws) / rank for name in layers}
+    up = {name: torch.zeros(model.unet.get_parameter(name).shape[0], rank) for name in layers}
+    factors = [part.requires_grad_() for name in layers for part in (down[name], up[name])]
+    lr = base_lr if form == "naive" else base_lr * 100 / beta
+    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimiser](factors, lr=lr, weight_decay=weight_decay, eps=EPS)
+
+    pool = [n for n, row in enumerate(images.rows) if row.role == "pool"]
+    clean = [n for n, row in enumerate(images.rows) if row.role == "clean"]
+    order = torch.randperm(len(pool), generator=draws).tolist() if form == "kto" else list(range(len(pool)))
+    sides = [pool] if form == "naive" else [[clean[n] for n in order], pool]
+    null, queue = diffusion.encode(model, [""])[0], []
+    for _ in range(steps):
+        while len(queue) < batch:
+            queue += torch.randperm(len(pool), generator=draws).tolist()
+        rows, queue = queue[:batch], queue[batch:]
+        shape = (1, 1) if form == "kto" else (1, batch) if share_t else (len(sides), batch)
+        levels = torch.randint(t_min, t_max, shape, generator=draws).expand(len(sides), batch)
+        own = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, (1,), generator=draws)))
+        eps, z = torch.randn(batch, 4, 16, 16, generator=own), torch.randn(len(sides) * batch, 4, 16, 16, generator=own)
+        change = {name: model.unet.get_parameter(name) + up[name] @ down[name] for name in layers}
+        ours, theirs = [[], []], [[], []]
+        for s, side in enumerate(sides):
+            for b, row in enumerate(rows):
+                spread = model.vae.encode(images.pixels([side[row]])).latent_dist
+                x = (spread.mean[0] + spread.std[0] * z[s * batch + b]) * model.vae.config.scaling_factor
+                abar = ABAR[levels[s, b]]
+                x_t = math.sqrt(abar) * x + math.sqrt(1 - abar) * eps[b]
+                text = diffusion.encode(model, [images.rows[side[row]].prompt.text])[0] if given_prompt else null
+                ours[s].append((said(model, change, x_t, int(levels[s, b]), text) - eps[b]).square().mean())
+                theirs[s].append((said(original, {}, x_t, int(levels[s, b]), text) - eps[b]).square().mean())
+        if form == "naive":
+            loss = -sum(ours[0]) / batch
+        else:
+            d = [[a - b for a, b in zip(mine, known, strict=True)] for mine, known in zip(ours, theirs, strict=True)]
+            if form == "kto":
+                d[0] = [sum(d[0]) / batch] * batch
+            d[0] = [value.detach() for value in d[0]] if no_grad == "descent" else d[0]
+            d[1] = [value.detach() for value in d[1]] if no_grad == "ascent" else d[1]
+            loss = sum(torch.log1p(torch.exp(beta * (a - b))) for a, b in zip(*d, strict=True)) / batch
+            weight = base_lambda * beta / 100 * (100 if dynamic_lambda and loss < 0.1 else 1)
+            pure = [said(model, change, e, prior_t, null) - said(original, {}, e, prior_t, null) for e in eps]
+            loss = loss + weight * torch.stack(pure).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(factors, clip)
+        adam.step()
+        names = ["unet." + name.removesuffix(".weight") for name in layers]
+        found = {f"{n}.lora_A.weight": down[k] for n, k in zip(names, layers, strict=True)}
+        found |= {f"{n}.lora_B.weight": up[k] for n, k in zip(names, layers, strict=True)}
+        yield loss.item(), {name: value.detach().clone() for name, value in found.items()}
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"beta": 100.0, "base_lambda": 0.0, "optimiser": "adam"},
+    {"share_t": True, "given_prompt": True, "t_min": 300, "t_max": 320},
+    {"form": "kto", "batch": 3},
+    {"form": "naive", "base_lr": 1e-3, "batch": 4},
+    {"no_grad": "ascent", "cross_attention": True},
+    {"no_grad": "descent", "prior_t": 981, "clip": 0.1, "weight_decay": 0.5},
+    {"dynamic_lambda": True, "base_lambda": 1.0, "beta": 2000.0, "base_lr": 2.0, "share_t": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=[" ".join(f"{k}={v}" for k, v in options.items()) or "official" for options in OPTIONS])
+def test_training_is_the_equations_one_picture_at_a_time(
+    tiny: Model, concept: Any, images: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, kind in (("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)):
+        monkeypatch.setitem(optimise.OPTIMISERS, name, partial(kind, eps=EPS))
+    steps = list(plain(random_model(), images, **{**SMALL, **options}))
+    made = small(tiny, concept, images, **options)
+    assert [row["loss"] for row in made.log] == pytest.approx([loss for loss, _ in steps], rel=3e-4)
+    wanted = steps[-1][1]
+    assert made.tensors.keys() == wanted.keys()
+    settings = {"beta": 500.0, **SMALL, **options}
+    lr = settings["base_lr"] * (1 if settings.get("form") == "naive" else 100 / settings["beta"])
+    for name, value in wanted.items():
+        torch.testing.assert_close(made.tensors[name], value, atol=5e-3 * lr, rtol=0)  # of a step, which is lr long
+
+
+def test_preference_is_the_equation() -> None:
+    safe, unsafe = torch.tensor([0.01, -0.02, 0.0]), torch.tensor([0.03, 0.01, -0.01])
+    pairs = list(zip(safe.tolist(), unsafe.tolist(), strict=True))
+    dpo = sum(-math.log(1 / (1 + math.exp(70 * (a - b)))) for a, b in pairs) / 3
+    kto = sum(-math.log(1 / (1 + math.exp(70 * (sum(safe.tolist()) / 3 - b)))) for _, b in pairs) / 3
+    assert duo.preference(safe, unsafe, 70).item() == pytest.approx(dpo, rel=1e-5)
+    assert duo.preference(safe, unsafe, 70, "kto").item() == pytest.approx(kto, rel=1e-5)
+    assert dpo != pytest.approx(kto, rel=1e-2)
+
+
+@pytest.mark.parametrize("no_grad, flows", [("none", (True, True)), ("ascent", (True, False)), ("descent", (False, True))])
+def test_no_grad_stops_one_side_and_leaves_the_value(no_grad: str, flows: tuple[bool, bool]) -> None:
+    safe, unsafe = (torch.randn(4).requires_grad_() for _ in range(2))
+    value = duo.preference(safe, unsafe, 2.0, "dpo", no_grad)
+    assert value.item() == duo.preference(safe, unsafe, 2.0).item()
+    value.backward()
+    assert (safe.grad is not None, unsafe.grad is not None) == flows
+    if flows == (True, True):
+        assert safe.grad is not None and unsafe.grad is not None and (safe.grad > 0).all() and (unsafe.grad < 0).all()
+
+
+@pytest.mark.parametrize("form", ["dpo", "kto"])
+def test_at_first_the_loss_is_log_2_and_nothing_is_to_be_preserved(tiny: Model, concept: Any, images: Any, form: str) -> None:
+    bare, whole = (small(tiny, concept, images, form=form, steps=1, batch=3, base_lambda=weight).log[0]["loss"] for weight in (0.0, 1e6))
+    assert bare == pytest.approx(math.log(2), rel=1e-6) and whole == bare  # phi and theta answer in batches of one shape: L_prior is 0
+
+
+def test_naive_needs_the_pool_alone_and_climbs(tiny: Model, concept: Any, images: Any) -> None:
+    made = small(tiny, concept, images.only("pool"), form="naive", steps=8, base_lr=1e-2, t_min=500, t_max=501)
+    losses = [row["loss"] for row in made.log]
+    assert all(loss < 0 for loss in losses) and sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_output_preservation_keeps_the_answer_to_pure_noise(tiny: Model, concept: Any, images: Any) -> None:
+    x, null = torch.randn(4, 4, 16, 16), diffusion.encode(tiny, [""])
+    before = diffusion.predict(tiny, x, 999, [(null, 1.0)])
+    moved = []
+    for weight in (0.0, 1e6):
+        model = random_model()
+        edits.apply(model, small(model, concept, images, steps=6, base_lr=1e-2, base_lambda=weight))
+        moved.append((diffusion.predict(model, x, 999, [(null, 1.0)]) - before).pow(2).mean().item())
+    assert moved[1] < 0.5 * moved[0]
+
+
+@pytest.mark.parametrize("shared, alike", [("no", 6), ("pair", 3), ("batch", 1)])
+def test_plan_takes_every_pair_once_an_epoch_and_levels_from_the_range(shared: Any, alike: int) -> None:
+    plan = duo.planned(200, 6, 3, torch.Generator().manual_seed(0), sides=2, levels=(7, 11), shared=shared)
+    assert all(sorted([*a.rows.tolist(), *b.rows.tolist()]) == list(range(6)) for a, b in zip(plan[::2], plan[1::2], strict=True))
+    levels = torch.stack([step.t for step in plan])  # "steps s*b"
+    assert levels.unique().tolist() == [7, 8, 9, 10] and len({step.seed for step in plan}) == 200
+    safe, unsafe = levels[:, :3], levels[:, 3:]
+    assert torch.equal(safe, unsafe) == (shared != "no") and bool((levels == levels[:, :1]).all()) == (shared == "batch")
+    wide = duo.planned(20, 6, 3, torch.Generator().manual_seed(0), sides=2, levels=(0, 10**9), shared=shared)
+    assert {len(step.t.unique()) for step in wide} == {alike}  # from so wide a range equal levels are shared ones
+
+
+def test_both_pictures_of_a_pair_are_noised_alike_and_the_prior_sees_that_noise(tiny: Model) -> None:
+    spread = torch.zeros(2, 5, 8, 16, 16)
+    spread[:, :, 4:] = -100  # no spread: the latents are the means, zero
+    null = diffusion.encode(tiny, [""])
+    pictures = duo.Sides(spread, null.expand(2, 5, -1, -1))
+    show = duo.shown(tiny, pictures, duo.Step(torch.tensor([4, 1]), torch.tensor([0, 100, 200, 300]), 9), null, 999)
+    for row, (t, pair) in enumerate([(0, 0), (100, 1), (200, 0), (300, 1)]):
+        torch.testing.assert_close(show.x[row], math.sqrt(1 - ABAR[t]) * show.eps[pair], atol=1e-5, rtol=1e-4)
+    assert torch.equal(show.x[4:], show.eps) and show.t.tolist() == [0, 100, 200, 300, 999, 999] and len(show.text) == 6
+
+
+def test_phi_answers_one_step_or_many_alike(tiny: Model, concept: Any, images: Any) -> None:
+    one, many = (small(tiny, concept, images, ahead=ahead, steps=4, base_lambda=1e3) for ahead in (1, 3))
+    assert [row["loss"] for row in one.log] == pytest.approx([row["loss"] for row in many.log], rel=1e-4)
+
+
+def test_dynamic_lambda_preserves_more_where_the_preference_is_clear(tiny: Model, concept: Any, images: Any) -> None:
+    options: dict[str, Any] = {"beta": 2000.0, "base_lr": 2.0, "share_t": True, "steps": 2}
+    bare, still, dynamic = (
+        [row["loss"] for row in small(tiny, concept, images, base_lambda=weight, dynamic_lambda=choice, **options).log]
+        for weight, choice in ((0.0, False), (1.0, False), (1.0, True))
+    )
+    assert bare[0] == still[0] == dynamic[0] > 0.1 > bare[1]  # the factors are alike up to here: L_prior had no gradient at B = 0
+    assert dynamic[1] - bare[1] == pytest.approx(100 * (still[1] - bare[1]), rel=1e-3)
+
+
+def trace(monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
+    """The parameters behind every step of every training from now on."""
+    states: list[list[Tensor]] = []
+
+    def watched(loss: Any, parameters: Any, **settings: Any) -> Any:
+        return optimise.descend(loss, parameters, after=lambda _: states.append([p.detach().clone() for p in parameters]), **settings)
+
+    monkeypatch.setattr(duo, "descend", watched)
+    return states
+
+
+@pytest.mark.parametrize("form", ["dpo", "kto"])
+def test_a_run_of_fewer_steps_is_a_checkpoint_of_the_longer(
+    tiny: Model, concept: Any, images: Any, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = small(tiny, concept, images, form=form, steps=3, ahead=2)
+    states = trace(monkeypatch)
+    small(tiny, concept, images, form=form, steps=6, ahead=2)
+    assert len(states) == 6 and all(torch.equal(a, b) for a, b in zip(short.tensors.values(), states[2], strict=True))
+    assert not torch.equal(states[2][1], states[5][1])
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tiny: Model, concept: Any, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = replace(concept, words=("church", "field"))  # both are named in every prompt: two adapters of all pairs
+    whole = small(tiny, two, images, adapters="word", steps=4)
+    calls = []
+
+    def killed(loss: Any, parameters: Any, **settings: Any) -> Any:
+        def stop(step: int) -> None:
+            calls.append(step)
+            if len(calls) == 7:  # in the second adapter, behind its third step
+                raise KeyboardInterrupt
+
+        return optimise.descend(loss, parameters, after=stop, pause=0, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(duo, "descend", killed)
+        with pytest.raises(KeyboardInterrupt), resume.resumable(tmp_path):
+            small(tiny, two, images, adapters="word", steps=4)
+    states = trace(monkeypatch)
+    with resume.resumable(tmp_path):
+        again = small(tiny, two, images, adapters="word", steps=4)
+    assert len(states) == 2 and again.log == whole.log  # the third step was not kept
+    assert all(torch.equal(again.tensors[name], value) for name, value in whole.tensors.items())
+
+
+@pytest.fixture(scope="module")
+def two(concept: data.Concept, images: data.Images) -> tuple[data.Concept, data.Images]:
+    """A concept of two words, the first half of the pairs under one and the second under the other."""
+    rows = [
+        row._replace(prompt=row.prompt._replace(text=row.prompt.text.replace("church", "Bomb"))) if row.prompt.seed in (3, 4, 5) else row
+        for row in images.rows
+    ]
+    return replace(concept, words=("church", "bomb")), replace(images, rows=rows)
+
+
+def test_composed_adapter_is_the_sum_of_its_parts(tiny: Model, two: Any, tmp_path: Path) -> None:
+    concept, images = two
+    made = small(tiny, concept, images, adapters="word", steps=4)
+    halves = [replace(images, rows=[row for row in images.rows if row.prompt.seed in seeds]) for seeds in ((0, 1, 2), (3, 4, 5))]
+    parts = [small(tiny, concept, half, steps=4) for half in halves]
+    assert [row["adapter"] for row in made.log] == ["church"] * 4 + ["bomb"] * 4
+    sums = {name: p.detach().clone() for name, p in edits.parameters(tiny, "unet.*attn1.to_*.weight").items()}
+    for part in parts:
+        for name, value in sums.items():
+            stem = name.removesuffix(".weight")
+            value += part.tensors[f"{stem}.lora_B.weight"] @ part.tensors[f"{stem}.lora_A.weight"]
+    new = edits.weights(tiny, made)
+    assert new.keys() == sums.keys()
+    for name, value in sums.items():
+        torch.testing.assert_close(new[name], value, atol=1e-6, rtol=1e-5)
+    assert all(part.shape[0 if "lora_A" in name else 1] == 4 for name, part in made.tensors.items())  # 2 words of rank 2
+
+    made.save(tmp_path / "e.json", {})
+    stock = pipeline(random_model())
+    stock.load_lora_weights(tmp_path, weight_name="e.safetensors")
+    edits.apply(tiny, edits.load(tmp_path / "e.json"))
+    x, context = torch.randn(2, 4, 16, 16), torch.randn(2, 24, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(tiny.unet(x, 500, context).sample, stock.unet(x, 500, context).sample, atol=1e-5, rtol=1e-5)
+
+
+def test_model_is_left_as_it_was_and_the_seed_says_all(tiny: Model, concept: Any, images: Any, state: Callable) -> None:
+    before = state(tiny)
+    runs = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(len(runs))
+        runs.append(small(tiny, concept, images, seed=seed).tensors)
+    after = state(tiny)
+    assert all(torch.equal(before[name], after[name]) for name in before) and before.keys() == after.keys()
+    assert not any(p.requires_grad for p in tiny.unet.parameters())
+    assert all(torch.equal(runs[0][name], runs[1][name]) and not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_settings_say_what_is_trained_and_how_strongly(tiny: Model, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    monkeypatch.setattr(duo, "descend", lambda *_, lr, **__: rates.append(lr) or [])
+    own = small(tiny, concept, images)
+    every = small(tiny, concept, images, cross_attention=True, rank=3)
+    assert all("attn1" in name for name in own.tensors) and any("attn2" in name for name in every.tensors)
+    assert {name.split(".lora")[0].split("attn1.")[1] for name in own.tensors} == {"to_q", "to_k", "to_v", "to_out.0"}
+    assert all(3 in part.shape for part in every.tensors.values())
+    assert all(not part.any() for name, part in own.tensors.items() if "lora_B" in name)  # untrained: B = 0, A is PEFT's gaussian
+    down = torch.cat([part.flatten() for name, part in small(tiny, concept, images, rank=32).tensors.items() if "lora_A" in name])
+    assert down.std().item() == pytest.approx(1 / 32, rel=0.05)
+    rates.clear()
+    for beta in (2000.0, 1000.0, 500.0, 250.0, 100.0):
+        small(tiny, concept, images, beta=beta, base_lr=3e-4)
+    assert rates == pytest.approx([1.5e-5, 3e-5, 6e-5, 1.2e-4, 3e-4])
+
+
+def test_what_is_missing_is_said_in_one_line(tiny: Model, concept: Any, images: Any, two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duo, "moments", None)  # no work is begun
+    orphans = replace(images, rows=[row for row in images.rows if row.role != "pool" or row.prompt.seed != 2])
+    three = replace(two[0], words=("church", "bomb", "urch"))  # a part of a word is not named
+    wrong: list[tuple[Any, Any, dict[str, Any], str]] = [
+        (concept, images.only("pool"), {}, "role 'clean'; set pairs.images"),
+        (concept, images.only("clean"), {"form": "naive"}, "role 'pool'; set pool.images"),
+        (concept, orphans, {}, "no pool picture has seed 2"),
+        (three, two[1], {"adapters": "word"}, "names 'urch'; raise pairs.images"),
+        (concept, images, {"beta": 0.0}, "`form: naive`"),
+        (concept, images, {"t_min": 750}, "t_min < t_max"),
+    ]
+    for about, pictures, settings, said in wrong:
+        with pytest.raises(ValueError, match=r"^duo: ") as error:
+            small(tiny, about, pictures, **settings)
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_presets_bind_for_all_concepts() -> None:
+    presets = yaml.safe_load((TOP / "data/presets/duo.yaml").read_text())
+    assert {"official", "darkminer"} <= set(presets)
+    concepts = {"nudity", "violence", "church", "french_horn", "van_gogh", "crayon"}
+    for preset in presets.values():
+        assert set(preset["for"]) == concepts
+        for settings in preset["for"].values():
+            inspect.signature(duo.erase).bind(None, None, None, seed=0, **{**preset["settings"], **settings})
+            check = {name: signatures.settings("methods", "duo")[name].annotation for name in {**preset["settings"], **settings}}
+            assert all(signatures.fits(value, check[name]) for name, value in {**preset["settings"], **settings}.items())
