@@ -34,6 +34,7 @@ include: "rules/parts.smk"
 include: "rules/report.smk"
 include: "rules/mini.smk"
 include: "rules/phenomena.smk"
+include: "rules/table1.smk"
 include: "rules/memory.smk"
 
 

@@ -45,7 +45,8 @@ def project(folder: Path, concepts: int, methods: int, attacks: int) -> None:
         shutil.copy("data/concepts/church.yaml", f"data/concepts/c{n}.yaml")
     names = {"concepts": [f"c{n}" for n in range(concepts)], "methods": list(settings["methods"]), "attacks": list(settings["attacks"])}
     settings["grid"] |= names
-    settings["phenomena"] |= {"methods": ["none"], "attacks": ["none"]}
+    for section in ("phenomena", "table1"):
+        settings[section] |= {"methods": ["none"], "attacks": ["none"]}
     Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     for command in (["git", "init", "-q", "."], ["dvc", "init", "-q"]):
         subprocess.run(command, check=True)

@@ -12,7 +12,7 @@ from conftest import on_disk
 from PIL import Image
 
 from palimpsest import data
-from palimpsest.report import measures, page, table
+from palimpsest.report import measures, page, table, table1
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
 MEANING = {"objects": ["church", "dog", "none"], "features": "FID-mini", "perceptual": "LPIPS-mini"}
@@ -87,3 +87,15 @@ def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "images/00001.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"00001.png is listed in .*dvc pull"):
         data.Images.load(tmp_path / "manifest.json")
+
+
+def test_table_1_marks_the_best_and_the_second() -> None:
+    cells = {"Score": 1.0, "CLIP-Score": 30.0, "FID-mini": 5.0, "Others": 90.0, "ASR cce": 50.0, "ASR cce n": 60, "seconds": 1.0}
+    rows = [{"method": m, "Ratio": ratio, **cells} for m, ratio in (("none", 0.0), ("a", 10.0), ("b", 5.0), ("c", 20.0))]
+    rows[3]["Others"] = 95.0
+    page = table1.page("french_horn", rows).splitlines()
+    assert page[0] == "## french horn"
+    assert page[2] == "| method | Ratio | Score | CLIP-Score | Others | FID-mini | ASR cce | seconds |"
+    lines = {line.split(" | ")[0][2:]: line.split(" | ") for line in page[4:]}
+    assert [lines[m][1] for m in ("none", "a", "b", "c")] == ["0.0", "*10.0*", "**5.0**", "20.0"]
+    assert [lines[m][4] for m in ("none", "a", "b", "c")] == ["90.0", "*90.0*", "*90.0*", "**95.0**"]

@@ -17,7 +17,8 @@ from palimpsest.workflow import paths, signatures
 FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
 PRESETS = Path("data/presets")
-SECTIONS = {"phenomena", "grid", "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report", "resources"}
+GRIDS = ("grid", "phenomena", "table1")
+SECTIONS = {*GRIDS, "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
 BASE: dict[str, type] = {
     "path": str,
@@ -112,7 +113,7 @@ def check(params: Any) -> None:
         if name in paths.FOLDERS:
             raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
     check_resources(params)
-    for section in ("grid", "phenomena"):
+    for section in GRIDS:
         check_grid(params, section)
 
 
@@ -236,7 +237,7 @@ def check_settings(folder: str, of: str, key: str, settings: Any) -> None:
 
 
 def check_grid(params: Mapping[str, Any], section: str) -> None:
-    """`grid` and `phenomena`: lists of names for every axis."""
+    """`grid` and those beside it: lists of names for every axis."""
     grid = mapping(section, params[section])
     known(section, grid, GRID)
     allowed = {"concepts": concepts(), **{axis: list(params[axis]) for axis in ("methods", "attacks", "bases")}}
