@@ -76,7 +76,7 @@ def moments(model: Model, pixels: Tensor) -> Tensor:
         return model.vae.encode(pixels).latent_dist.parameters
 
 
-@pytest.mark.parametrize("use_pooler, ends", [("off", []), ("first_eos", [5]), ("all", list(range(5, 24)))])
+@pytest.mark.parametrize("use_pooler, ends", [("none", []), ("first_eos", [5]), ("all", list(range(5, 24)))])
 @pytest.mark.parametrize("loss", ["norm", "squares"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_resteering_is_the_equation(images: Any, concept: Any, use_pooler: Any, ends: list[int], loss: Any, batch: int) -> None:
@@ -182,7 +182,7 @@ def test_probe_gives_the_processors_back_after_an_error(tiny: Model) -> None:
 def test_rows_with_other_words_are_their_own(tiny: Model) -> None:
     """A batch is the sum of its rows, also where these have other columns, and more of them (the official code mixes rows and heads)."""
     texts = ["a photo of church", "a photo of french horn"]
-    columns = torch.stack([fmn.columns(tiny, text, text.removeprefix("a photo of "), {}, "off") for text in texts])
+    columns = torch.stack([fmn.columns(tiny, text, text.removeprefix("a photo of "), {}, "none") for text in texts])
     assert columns.sum(1).tolist() == [1, 2]
     x, t, context = torch.randn(2, *NOISY), torch.tensor([100, 700]), diffusion.encode(tiny, texts)
     alone = []
@@ -203,12 +203,12 @@ def test_columns_are_the_words_and_the_end_tokens_that_are_asked_for(tiny: Model
     def places(text: str, name: str, use_pooler: str, learned: tokens.Words | None = None) -> list[int]:
         return fmn.columns(tiny, text, name, learned or {}, use_pooler).nonzero().flatten().tolist()
 
-    assert places("a photo of church", "church", "off") == [4]
+    assert places("a photo of church", "church", "none") == [4]
     assert places("a photo of french horn", "french horn", "first_eos") == [4, 5, 6]
-    assert places("a church of church", "church", "off") == [2, 4]  # every time
+    assert places("a church of church", "church", "none") == [2, 4]  # every time
     assert places("a photo of church", "church", "all") == list(range(4, 24))  # SD 1: pad tokens are end tokens
     word = {"concept": torch.randn(3, 32)}
-    assert places("a photo of <concept>", "<concept>", "off", word) == [4, 5, 6]
+    assert places("a photo of <concept>", "<concept>", "none", word) == [4, 5, 6]
     assert places("a photo of <concept>", "<concept>", "first_eos", word) == [4, 5, 6, 7]
     tiny.tokenizer.pad_token = "!</w>" if "!</w>" in tiny.tokenizer.get_vocab() else "a</w>"
     assert places("a photo of church", "church", "all") == [4, 5]  # SD 2: one end token
@@ -243,10 +243,10 @@ def test_only_what_has_a_part_in_the_maps_changes(tiny: Model, concept: Any, ima
 
 
 def test_attention_to_the_word_falls_and_is_saved(tiny: Model, concept: Any, images: Any, tmp_path: Path) -> None:
-    made = fmn.erase(tiny, concept, images, seed=3, use_ti=False, use_pooler="off", trained="attention", steps=20, lr=1e-2, batch=4)
+    made = fmn.erase(tiny, concept, images, seed=3, use_ti=False, use_pooler="none", trained="attention", steps=20, lr=1e-2, batch=4)
     made.save(tmp_path / "e.json", {})
     x, t, context = torch.randn(8, *NOISY), torch.randint(1000, (8,)), diffusion.encode(tiny, ["a photo of church"])
-    columns = fmn.columns(tiny, "a photo of church", "church", {}, "off").expand(8, -1)
+    columns = fmn.columns(tiny, "a photo of church", "church", {}, "none").expand(8, -1)
     values = []
     for _ in range(2):
         with torch.no_grad(), fmn.probed(tiny.unet) as maps:
@@ -265,7 +265,7 @@ def test_settings_change_what_they_should(tiny: Model, concept: Any, images: Any
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     changes: list[dict[str, Any]] = [
         {"use_ti": False}, {"vectors": 2}, {"initialiser": "a tree"}, {"sigma": 0.1}, {"template": "a {} photo"}, {"ti_steps": 2},
-        {"ti_lr": 1e-2}, {"ti_weight_decay": 5.0}, {"ti_batch": 2}, {"norm": None}, {"use_pooler": "off"}, {"use_pooler": "first_eos"},
+        {"ti_lr": 1e-2}, {"ti_weight_decay": 5.0}, {"ti_batch": 2}, {"norm": None}, {"use_pooler": "none"}, {"use_pooler": "first_eos"},
         {"loss": "squares"}, {"steps": 2}, {"lr": 1e-4}, {"weight_decay": 1.0}, {"batch": 2}, {"clip": 1e-7},
     ]  # fmt: skip
     for change in changes:

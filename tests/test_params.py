@@ -161,3 +161,15 @@ def test_an_entry_stands_on_top_of_its_preset() -> None:
     settings["methods"]["tried"]["preset"] = "oficial"
     with pytest.raises(params.ParamsError, match=r"preset: unknown 'oficial'; did you mean 'official'\?"):
         params.check(settings)
+
+
+def test_dvc_may_rewrite_the_file(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes params.yaml anew, without the quotes that a word such as "off" would need; all else must read the same."""
+    from dvc.utils.hydra import apply_overrides
+
+    before = yaml.safe_load((TOP / "params.yaml").read_text())
+    shutil.copy(TOP / "params.yaml", tmp_path / "params.yaml")
+    apply_overrides(str(tmp_path / "params.yaml"), ["pool.images=97"])
+    after = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert after["pool"].pop("images") == 97 and before["pool"].pop("images") != 97
+    assert after == before

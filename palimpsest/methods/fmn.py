@@ -83,7 +83,7 @@ def columns(model: Model, text: str, name: str, learned: tokens.Words, use_poole
     if not named:
         raise ValueError(f"template: the tokens of {name!r} are not in {text!r}; a template is short and has {{}} where the word stands")
     ends = [n for n, token in enumerate(ids) if token == model.tokenizer.eos_token_id and n not in named]
-    named |= set(ends[: {"off": 0, "first_eos": 1, "all": len(ends)}[use_pooler]])
+    named |= set(ends[: {"none": 0, "first_eos": 1, "all": len(ends)}[use_pooler]])
     return torch.tensor([n in named for n in range(len(ids))], device=model.device)
 
 
@@ -152,7 +152,7 @@ def erase(
     ti_weight_decay: float = 0.1,
     ti_batch: int = 1,
     norm: float | None = 0.4,
-    use_pooler: Literal["off", "first_eos", "all"] = "all",
+    use_pooler: Literal["none", "first_eos", "all"] = "all",
     trained: Literal["full", "attention"] = "full",
     loss: Literal["norm", "squares"] = "norm",
     steps: int = 35,
@@ -170,7 +170,7 @@ def erase(
         template: the text of both stages, {} where the word stands; None is the official one of the concept's kind.
         norm: what the rows' norms are pulled to (that of CLIP's own rows); None lets them be.
         use_pooler: end tokens that count with the concept's. `all` is the official literal reading: one where texts are padded with another
-            token (SD 2), but with SD 1's every pad token, which leaves attention only the words before. In YAML, "off" needs its quotes.
+            token (SD 2), but with SD 1's every pad token, which leaves attention only the words before.
         trained: the whole UNet, or cross-attention alone. What comes after the last map has no gradient and stays.
         loss: the official Euclidean norm of all at once, or the paper's sum of squares.
     """
