@@ -6,7 +6,7 @@ Shapes: latents "b c h w"; texts "b n d" (or "1 n d" for all rows); t an integer
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from palimpsest.types import Latents, Mix, Model, Steered, Text
 
 if TYPE_CHECKING:
     from palimpsest.data import Prompts
+
+Row = TypeVar("Row")
 
 
 def encode(model: Model, texts: Sequence[str], words: dict[str, Tensor] | None = None) -> Text:
@@ -94,6 +96,20 @@ def posterior(model: Model, moments: Tensor, eps: Tensor) -> Latents:
     return (mean + (log_variance.clamp(-30, 20) / 2).exp() * eps) * model.vae.config.scaling_factor
 
 
+def both_ways(model: Model, pixels: Tensor) -> Tensor:
+    """Moments of pictures as they are and of their mirror images, "2 n 2c h w"."""
+    return torch.stack([moments(model, pixels), moments(model, pixels.flip(-1))])
+
+
+def noisy(model: Model, generator: torch.Generator, *moments: Tensor) -> tuple[list[Latents], Tensor, Latents]:
+    """x_t of a posterior sample of each of these moments "b 2c h w", all with one t "b" and one eps, which follow; drawn in this order."""
+    rows = len(moments[0])
+    x = [posterior(model, one, noise(model, generator, rows)) for one in moments]
+    t = torch.randint(1000, (rows,), generator=generator).to(model.device)
+    eps = noise(model, generator, rows)
+    return [noised(model, one, t, eps) for one in x], t, eps
+
+
 @torch.no_grad()
 def denoise(model: Model, x: Latents, mix: Mix | Steered, steps: int, until: int | None = None, start: int = 0) -> tuple[Latents, int]:
     """The only sampling loop. From step `start` to before step `until` (None: to the end) of a `steps` long schedule.
@@ -132,19 +148,20 @@ def decode(model: Model, x: Latents) -> Tensor:
     return model.vae.decode(x / model.vae.config.scaling_factor).sample.clamp(-1, 1)
 
 
+def filled(rows: Sequence[Row], batch: int) -> list[Row]:
+    """A short batch filled up with its last row, so that a row's bits do not depend on how many stand beside it."""
+    return [*rows, *[rows[-1]] * (batch - len(rows))]
+
+
 @torch.no_grad()
 def draw(model: Model, prompts: Prompts, *, steps: int, guidance: float, batch: int) -> Iterator[Tensor]:
-    """One picture "3 h w" in [-1, 1] for every prompt, each from its own seed.
-
-    Short batches are filled up with the last prompt, so that a row's bits do not depend on how many stand beside it. Another batch size
-    may round otherwise, as another machine may.
-    """
+    """One picture "3 h w" in [-1, 1] for every prompt, each from its own seed; another batch size may round otherwise, as a machine may."""
     null = encode(model, [""])
     words: dict[str, Any] = dict(prompts.vectors)
     for first in range(0, len(prompts.rows), batch):
         rows = prompts.rows[first : first + batch]
-        filled = [*rows, *[rows[-1]] * (batch - len(rows))]
-        x = noise(model, [torch.Generator().manual_seed(row.seed) for row in filled])
-        mix = model.guide(encode(model, [row.text for row in filled], words), null, guidance)
+        whole = filled(rows, batch)
+        x = noise(model, [torch.Generator().manual_seed(row.seed) for row in whole])
+        mix = model.guide(encode(model, [row.text for row in whole], words), null, guidance)
         pictures = decode(model, denoise(model, x, mix, steps)[0])
         yield from pictures[: len(rows)]

@@ -45,8 +45,8 @@ class Erasure:
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         tensors = save_tensors(file.with_suffix(".safetensors"), self.tensors)
         found = save_tensors(file.with_suffix(".found.safetensors"), self.found)
-        about = {"kind": self.kind, "where": self.where, "record": record, "tensors": tensors, "found": found, "log": self.log}
-        write_json(file, {**about, "guidance": self.guidance} if self.guidance else about)
+        about = {"kind": self.kind, "where": self.where, "guidance": self.guidance, "record": record}
+        write_json(file, {**about, "tensors": tensors, "found": found, "log": self.log})
 
 
 def load(file: Path) -> Erasure:

@@ -5,7 +5,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from palimpsest import data, diffusion, models, pieces
-from palimpsest.types import Model
 from palimpsest.workflow import paths, stage
 
 ANCHORS = 50_000  # seeds of anchor pictures start here
@@ -17,9 +16,7 @@ def main(job: stage.Stage) -> None:
     rows = [data.Prompt(text, seed) for seed, text in enumerate(islice(cycle(texts["pool"]), counts["images"]))]
     rows += [data.Prompt(text, ANCHORS + n) for n, text in enumerate(islice(cycle(texts["anchors"]), counts["anchors"]))]
 
-    @cache
-    def model() -> Model:
-        return models.load(job.reads["base"])
+    model = cache(lambda: models.load(job.reads["base"]))
 
     with job.scratch(source) as kept:
         pieces.pictures(

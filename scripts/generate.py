@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 from palimpsest import data, diffusion, edits, models, pieces
-from palimpsest.types import Model
 from palimpsest.workflow import paths, stage
 
 
@@ -15,9 +14,7 @@ def main(job: stage.Stage) -> None:
     file = Path(paths.images(job.concept, job.method, job.base, job.seed, job.attack))
     prompts = data.Prompts.load(Path(source))
 
-    @cache
-    def model() -> Model:
-        return models.load(job.reads["base"], edits.load(Path(erased)))
+    model = cache(lambda: models.load(job.reads["base"], edits.load(Path(erased))))
 
     with job.scratch(erased, source) as kept:
         pieces.pictures(

@@ -6,7 +6,6 @@ from pathlib import Path
 from torch import Generator, Tensor
 
 from palimpsest import data, diffusion, models, pieces
-from palimpsest.types import Model
 from palimpsest.workflow import paths, stage
 
 
@@ -17,18 +16,15 @@ def main(job: stage.Stage) -> None:
     anchor = dict(zip(texts["pool"], texts["anchors"], strict=True))
     rows = [row.prompt._replace(text=anchor[row.prompt.text]) for row in images.rows[: settings["images"]]]
 
-    @cache
-    def model() -> Model:
-        return models.load(job.reads["base"])
+    model = cache(lambda: models.load(job.reads["base"]))
 
     def redrawn(piece: slice) -> Tensor:
-        """Short pieces are filled up, as in `draw`, so that a row's bits do not depend on how many stand beside it."""
         wanted = range(len(rows))[piece]
-        filled = [*wanted, *[wanted[-1]] * (sampler["batch"] - len(wanted))]
-        draws = [Generator().manual_seed(rows[n].seed) for n in filled]
-        latent = diffusion.posterior(model(), diffusion.moments(model(), images.pixels(filled)), diffusion.noise(model(), draws))
+        whole = diffusion.filled(wanted, sampler["batch"])
+        draws = [Generator().manual_seed(rows[n].seed) for n in whole]
+        latent = diffusion.posterior(model(), diffusion.moments(model(), images.pixels(whole)), diffusion.noise(model(), draws))
         negative = diffusion.encode(model(), texts["negative"][:1])
-        mix = model().guide(diffusion.encode(model(), [rows[n].text for n in filled]), negative, sampler["guidance"])
+        mix = model().guide(diffusion.encode(model(), [rows[n].text for n in whole]), negative, sampler["guidance"])
         eps = diffusion.noise(model(), draws)
         x = diffusion.sdedit(model(), latent, mix, eps, strength=settings["strength"], steps=sampler["steps"])
         return diffusion.decode(model(), x)[: len(wanted)]

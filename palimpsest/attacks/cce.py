@@ -21,7 +21,7 @@ from torch import Tensor
 
 from palimpsest import tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
-from palimpsest.diffusion import encode, moments, noise, noised, posterior, predict
+from palimpsest.diffusion import both_ways, encode, noisy, predict
 from palimpsest.types import Model
 
 WORD = "concept"  # the learned word, <concept> in texts
@@ -75,19 +75,18 @@ def attack(
     templates = list(concept.texts["templates"])
     images = images.only("pool")
     pixels = images.pixels()
-    seen = torch.stack([moments(model, pixels), moments(model, pixels.flip(-1))])  # "2 n 2c h w": as they are, mirrored
+    seen = both_ways(model, pixels)
 
     def loss(words: tokens.Words) -> Tensor:
         rows = torch.randint(len(images), (batch,), generator=draws)
         mirrored = torch.randint(2, (batch,), generator=draws)
-        x = posterior(model, seen[mirrored, rows], noise(model, draws, batch))
-        t, eps = torch.randint(1000, (batch,), generator=draws).to(model.device), noise(model, draws, batch)
+        (x_t,), t, eps = noisy(model, draws, seen[mirrored, rows])
         if captions == "prompts":
             texts = [f"<{WORD}> {images.rows[row].prompt.text}" for row in rows]
         else:
             picked = torch.randint(len(templates), (batch,), generator=draws)
             texts = [templates[n].format(f"<{WORD}>") for n in picked]
-        guess = predict(model, noised(model, x, t, eps), t, [(encode(model, texts, words), 1.0)])
+        guess = predict(model, x_t, t, [(encode(model, texts, words), 1.0)])
         return (eps - guess).pow(2).mean()
 
     words, log = tokens.invert(

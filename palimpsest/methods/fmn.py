@@ -29,10 +29,10 @@ from torch import Tensor
 
 from palimpsest import edits, tokens
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import encode, moments, noise, noised, posterior, predict
+from palimpsest.diffusion import both_ways, encode, noisy, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
-from palimpsest.types import Latents, Model
+from palimpsest.types import Model
 
 WORD = "concept"  # the learned word, <concept> in texts
 WHERE = {"full": "unet.*", "attention": "unet.*attn2.*"}
@@ -101,13 +101,6 @@ def pull(rows: Tensor, goal: float, share: float) -> None:
     rows.copy_(torch.nn.functional.normalize(rows, dim=-1) * (norm + share * (goal - norm)))
 
 
-def noisy(model: Model, seen: Tensor, draws: torch.Generator) -> tuple[Latents, Tensor, Latents]:
-    """x_t, t and the noise in it, of pictures with these moments, "b 2c h w"."""
-    x = posterior(model, seen, noise(model, draws, len(seen)))
-    t, eps = torch.randint(1000, (len(seen),), generator=draws).to(model.device), noise(model, draws, len(seen))
-    return noised(model, x, t, eps), t, eps
-
-
 def learn(
     model: Model,
     seen: Tensor,
@@ -126,7 +119,7 @@ def learn(
     def loss(learned: tokens.Words) -> Tensor:
         leaf[:] = learned.values()
         side, picked = (torch.randint(n, (batch,), generator=draws) for n in seen.shape[:2])
-        x_t, t, eps = noisy(model, seen[side, picked], draws)
+        (x_t,), t, eps = noisy(model, draws, seen[side, picked])
         return (eps - predict(model, x_t, t, [(encode(model, [text], learned), 1.0)])).pow(2).mean()
 
     def after(step: int) -> None:
@@ -185,13 +178,11 @@ def erase(
     draws = torch.Generator().manual_seed(seed)
     words = {WORD: start(model, initialiser or concept.word, vectors, sigma, draws)} if use_ti else {}
     marked = torch.stack([columns(model, text, name, words, use_pooler) for text, name in zip(texts, names, strict=True)])
-    pixels = pool.pixels()
-    seen = moments(model, pixels)
+    seen = both_ways(model, pool.pixels())
     curve: Log = []
     if use_ti:
-        mirrored = moments(model, pixels.flip(-1))
         words, curve = learn(
-            model, torch.stack([seen, mirrored]), texts[0], words, draws,
+            model, seen, texts[0], words, draws,
             steps=ti_steps, lr=ti_lr, weight_decay=ti_weight_decay, batch=ti_batch, norm=norm,
         )  # fmt: skip
 
@@ -201,7 +192,7 @@ def erase(
         def attention(step: int) -> Tensor:
             maps.clear()
             picked, said = (torch.randint(n, (batch,), generator=draws) for n in (len(pool), len(texts)))
-            x_t, t, _ = noisy(model, seen[picked], draws)
+            (x_t,), t, _ = noisy(model, draws, seen[0, picked])
             predict(model, x_t, t, [(contexts[said], 1.0)])
             total = energy(maps, marked[said])
             return total.sqrt() if loss == "norm" else total

@@ -32,10 +32,10 @@ from tqdm import tqdm
 
 from palimpsest import edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import encode, guided, moments, noise, noised, posterior, predict, predictions
+from palimpsest.diffusion import encode, guided, moments, noisy, predict, predictions
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Latents, Model, Text
+from palimpsest.types import Model, Text
 
 WHERE = {"full": "unet.*", "xattn": "unet.*attn2*"}
 
@@ -82,15 +82,6 @@ def select(sizes: Mapping[str, Tensor], share: float, rule: str) -> dict[str, Te
     return masks
 
 
-def noisy(model: Model, samples: Sequence[Tensor], draws: torch.Generator) -> tuple[list[Latents], Tensor, Latents]:
-    """x_t of a posterior sample of each of these moments "b 2c h w", all with one t "b" and one eps, which follow."""
-    rows = len(samples[0])
-    x = [posterior(model, sample, noise(model, draws, rows)) for sample in samples]
-    t = torch.randint(1000, (rows,), generator=draws).to(model.device)
-    eps = noise(model, draws, rows)
-    return [noised(model, one, t, eps) for one in x], t, eps
-
-
 def saliency(
     model: Model, trained: Mapping[str, nn.Parameter], latents: Tensor, texts: Text, *, guidance: float, batch: int, draws: torch.Generator
 ) -> dict[str, Tensor]:
@@ -98,7 +89,7 @@ def saliency(
     null, parameters = encode(model, [""]), list(trained.values())
     total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
     for rows in tqdm(torch.arange(len(latents)).split(batch), desc="salun: mask", mininterval=1):
-        (x_t,), t, eps = noisy(model, [latents[rows]], draws)
+        (x_t,), t, eps = noisy(model, draws, latents[rows])
         loss = (predict(model, x_t, t, guided(texts[rows], null, 1 + guidance)) - eps).pow(2).mean()
         torch._foreach_add_(total, list(torch.autograd.grad(loss, parameters, materialize_grads=True)))
     return {name: value.abs_() for name, value in zip(trained, total, strict=True)}
@@ -200,8 +191,8 @@ def erase(
 
     def loss(step: int) -> Tensor:
         rows, others = steps[step]
-        (x_r,), t_r, eps_r = noisy(model, [z_r[others]], draws)
-        (x, x_other), t, _ = noisy(model, [z[rows], z[rows]], draws)
+        (x_r,), t_r, eps_r = noisy(model, draws, z_r[others])
+        (x, x_other), t, _ = noisy(model, draws, z[rows], z[rows])
         with torch.no_grad():
             (goal,) = predictions(model, x_other, t, [c_remap[rows]])
         texts = torch.cat([c_f[rows], c_r[others]])

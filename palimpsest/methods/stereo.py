@@ -26,7 +26,7 @@ from torch import Tensor
 
 from palimpsest import edits, tokens
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import denoise, encode, guided, moments, noise, noised, posterior, predict
+from palimpsest.diffusion import both_ways, denoise, encode, guided, noise, noised, posterior, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
 from palimpsest.tokens import Words
@@ -139,7 +139,7 @@ def search(
         return {}, []
     null, start = encode(model, [""]), tokens.vector(model, concept.initialiser).repeat(vectors, 1)
     pixels, share = pool.pixels(), len(pool) // rounds
-    seen = torch.stack([moments(model, pixels), moments(model, pixels.flip(-1))])
+    seen = both_ways(model, pixels)
     draws = torch.Generator().manual_seed(seed)
     words: Words = {}
     log: list[dict[str, Log]] = []
