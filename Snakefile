@@ -8,6 +8,7 @@ import sys
 from snakemake.utils import min_version
 
 from palimpsest.workflow import (
+    demands,
     jobs,
     locks,
     memory,

@@ -129,10 +129,14 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def to_bytes(pixels: Tensor) -> Tensor:
+    """float in [-1, 1] -> uint8 of the same shape, rounded as diffusers rounds."""
+    return ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
 def to_picture(pixels: Tensor) -> Image.Image:
-    """float "3 h w" in [-1, 1] -> PIL, rounded as diffusers rounds."""
-    unit = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray((unit * 255).round().astype(np.uint8))
+    """float "3 h w" in [-1, 1] -> PIL."""
+    return Image.fromarray(to_bytes(pixels).permute(1, 2, 0).numpy())
 
 
 @dataclass(frozen=True)

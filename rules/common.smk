@@ -55,7 +55,7 @@ def makes(verb, **bound):
 
 def parts(verb, **bound):
     """Markers of the parts in which a job is made side by side; none where params.yaml does not ask for any."""
-    count = params.parts(SETTINGS, verb, bound)
+    count = demands.parts(SETTINGS, verb, bound)
     return [
         marker(verb, f"{k}of{count}", **bound) for k in range(1, count + 1) if count > 1
     ]
@@ -68,8 +68,17 @@ def marker(verb, part, **bound):
 
 def asks(verb, **bound):
     """gpu, mem_mb and runtime of a job; the locks of palimpsest/workflow/gpu.py say which GPU it is."""
-    return params.asks(SETTINGS, verb, bound)
+    return demands.asks(SETTINGS, verb, bound)
 
 
 def command(verb, **bound):
     return pattern(verb, **bound).cmd
+
+
+def measured(cells, attacks):
+    """What a page over cells (concept, method, base, seed) reads: their scores and costs, and those of the real pictures."""
+    return [
+        *[paths.scores(*cell, attack) for cell in cells for attack in attacks],
+        *[paths.cost(*cell) for cell in cells],
+        paths.reference_scores("mini"),
+    ]

@@ -16,9 +16,7 @@ CELLS += [
 
 rule phenomena:
     input:
-        [paths.scores(*cell, attack) for cell in CELLS for attack in SHOWN["attacks"]],
-        [paths.cost(*cell) for cell in CELLS],
-        paths.reference_scores("mini"),
+        measured(CELLS, SHOWN["attacks"]),
     output:
         "docs/phenomena.md",
     log:

@@ -7,13 +7,7 @@ TABLE1 = [
 
 rule table1:
     input:
-        [
-            paths.scores(*cell, attack)
-            for cell in TABLE1
-            for attack in SETTINGS["table1"]["attacks"]
-        ],
-        [paths.cost(*cell) for cell in TABLE1],
-        paths.reference_scores("mini"),
+        measured(TABLE1, SETTINGS["table1"]["attacks"]),
     output:
         "docs/table1-mini.md",
     log:

@@ -13,7 +13,7 @@ from palimpsest import data, pieces
 from palimpsest.data import Prompt, Prompts
 from palimpsest.optimise import descend
 from palimpsest.resume import Part, resumable
-from palimpsest.workflow import params, stage
+from palimpsest.workflow import demands, params, stage
 
 ROWS = [Prompt(f"a thing, number {n}", n) for n in range(11)]
 
@@ -172,5 +172,5 @@ def test_a_rule_may_ask_for_more_than_its_script() -> None:
     settings = params.load()
     settings["resources"] |= {"attack": {"runtime": 30}, "attack_cce": {"runtime": 600}}
     params.check(settings)
-    assert params.asks(settings, "attack", {"attack": "cce"})["runtime"] == 600
-    assert params.asks(settings, "attack", {"attack": "none"})["runtime"] == 30
+    assert demands.asks(settings, "attack", {"attack": "cce"})["runtime"] == 600
+    assert demands.asks(settings, "attack", {"attack": "none"})["runtime"] == 30

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from palimpsest import clip, edits
-from palimpsest.data import Concept, Images
+from palimpsest.data import Concept, Images, to_bytes
 from palimpsest.diffusion import decode, denoise, encode, guided, moments, noise, noised, posterior, predictions
 from palimpsest.edits import Edit, Erasure
 from palimpsest.optimise import descend
@@ -209,7 +209,7 @@ def erase(
         other = x if verify_shared_seed else noise(model, draws, verify_images)
         with edit.off() if verify_model == "original" else torch.no_grad():
             made = [decode(model, denoise(model, z, guided(text, null, guidance), sampler_steps)[0]) for z, text in ((x, c), (other, c0))]
-        drawn[name] = ((made[0] / 2 + 0.5) * 255).round().to(torch.uint8).cpu()
+        drawn[name] = to_bytes(made[0])
         x_c, x_r = (clip.images(eye, pixels) for pixels in made)
         return signals(x_c, x_r, seen[rows], read)
 

@@ -5,14 +5,14 @@ Every complaint is one line: the key, what is allowed, what to do.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from palimpsest.workflow import paths, signatures
+from palimpsest.workflow import demands, paths, signatures
+from palimpsest.workflow.complaints import ParamsError, known, mapping, near, typed
 
 FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
@@ -40,15 +40,8 @@ STAGES: dict[str, dict[str, type]] = {
     "reference": {"images": int, "seed": int},
     "report": {"examples": int},
 }
-RESOURCES = ("gpu", "mem_mb", "runtime")  # what a scheduler is told of a job
-# scripts whose rows can be made in parts; so can those of attacks that take `at_once`
-DIVISIBLE = ("gen_image_pool", "sdedit_pairs", "generate")
 CONCEPT = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}
 KINDS = ("inappropriate", "object", "style")
-
-
-class ParamsError(Exception):
-    """Something in params.yaml or a concept file is wrong; the message is one line for the person who wrote it."""
 
 
 def load(file: Path = FILE) -> dict[str, Any]:
@@ -65,32 +58,6 @@ def load(file: Path = FILE) -> dict[str, Any]:
         raise ParamsError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     check(params)
     return params
-
-
-def near(name: object, allowed: Iterable[object]) -> str:
-    """The end of a complaint: the likeliest meaning and what is allowed."""
-    names = [str(a) for a in allowed]
-    close = difflib.get_close_matches(str(name), names, 1)
-    return (f"; did you mean {close[0]!r}?" if close else ";") + f" allowed: {', '.join(names)}"
-
-
-def known(key: str, names: Iterable[object], allowed: Iterable[object]) -> None:
-    allowed = list(allowed)
-    for name in names:
-        if name not in allowed:
-            raise ParamsError(f"params.yaml: {key}: unknown {name!r}{near(name, allowed)}")
-
-
-def typed(key: str, value: Any, kind: type) -> None:
-    whole = kind is float and isinstance(value, int) and not isinstance(value, bool)
-    if not whole and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise ParamsError(f"params.yaml: {key}: {value!r} is not of type {kind.__name__}; write a {kind.__name__} there")
-
-
-def mapping(key: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ParamsError(f"params.yaml: {key}: {value!r} is no mapping; write `key: value` lines below it")
-    return value
 
 
 def check(params: Any) -> None:
@@ -112,71 +79,9 @@ def check(params: Any) -> None:
     for name in params["methods"]:
         if name in paths.FOLDERS:
             raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
-    check_resources(params)
+    demands.check(params)
     for section in GRIDS:
         check_grid(params, section)
-
-
-def check_resources(params: Mapping[str, Any]) -> None:
-    """`default`, and what a script or one of its rules (erase_dm2) asks beside it."""
-    asked = mapping("resources", params["resources"])
-    scripts = sorted(file.stem for file in Path("scripts").glob("*.py"))
-    rules = {rule(verb, {kind: name}): (verb, {kind: name}) for verb, kind in LOOPED.items() for name in params[f"{kind}s"]}
-    known("resources", asked, ["jobs_per_gpu", "default", *scripts, *rules])
-    for name, wants in asked.items():
-        if name == "jobs_per_gpu":
-            typed("resources.jobs_per_gpu", wants, int)
-            continue
-        known(f"resources.{name}", mapping(f"resources.{name}", wants), [*RESOURCES, *([] if name == "default" else ["parts"])])
-        for key, value in wants.items():
-            typed(f"resources.{name}.{key}", value, int)
-        if wants.get("parts", 1) < 1:
-            raise ParamsError(f"params.yaml: resources.{name}.parts: {wants['parts']} is no number of parts; write 1 or more")
-        if wants.get("parts", 1) > 1:
-            divisible(params, *rules.get(name, (name, {})))
-    for key in RESOURCES:
-        if key not in asked.get("default", {}):
-            raise ParamsError(f"params.yaml: resources.default.{key} is missing; write an int there")
-
-
-LOOPED = {"erase": "method", "attack": "attack"}  # scripts that have a rule for each name
-
-
-def rule(verb: str, names: Mapping[str, str]) -> str:
-    """What Snakemake calls the rule of a job."""
-    return f"{verb}_{names[LOOPED[verb]]}" if verb in LOOPED else verb
-
-
-def wanted(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> dict[str, int]:
-    asked = params["resources"]
-    return {**asked["default"], **asked.get(verb, {}), **asked.get(rule(verb, names), {})}
-
-
-def asks(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> dict[str, int]:
-    """gpu, mem_mb and runtime of a job."""
-    return {key: value for key, value in wanted(params, verb, names).items() if key != "parts"}
-
-
-def parts(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> int:
-    """In how many parts the rows of a job are made side by side."""
-    return wanted(params, verb, names).get("parts", 1)
-
-
-def divisible(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) -> None:
-    """Whether the rows of a job can be made in parts.
-
-    Raises:
-        ParamsError: they cannot.
-    """
-    if verb in DIVISIBLE:
-        return
-    if verb == "attack" and "attack" in names:
-        of = params["attacks"][names["attack"]].get("of", names["attack"])
-        if "at_once" in signatures.settings("attacks", of):
-            return
-    name = rule(verb, names) if names else verb
-    others = ", ".join(DIVISIBLE)
-    raise ParamsError(f"{name} is made whole, not in parts; parts are for {others}, and attack_<name> where it takes `at_once`")
 
 
 def check_base(name: str, base: Any) -> None:

@@ -19,10 +19,11 @@ from typing import Any
 
 from palimpsest import resume
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import gpu, jobs, keep, locks, memory, params, paths, plan
+from palimpsest.workflow import demands, gpu, jobs, keep, locks, memory, params, paths, plan
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
+FULL = "the disk is full; make room and start again: finished jobs and checkpoints stay"
 KEEP = "PALIMPSEST_KEEP"  # set by the Snakefile: 1, bring back what is known; 0, compute in any case
 
 
@@ -134,9 +135,9 @@ def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
     Raises:
         ParamsError: a part is asked of a job that can only be made whole.
     """
-    asks = params.asks(stage.params, job.stage, job.names)
+    asks = demands.asks(stage.params, job.stage, job.names)
     if stage.part:
-        params.divisible(stage.params, job.stage, job.names)
+        demands.divisible(stage.params, job.stage, job.names)
     with locks.alone(memory.DONE / f"{job.name}.lock"):  # a second process waits, and then finds the work done
         stage.reads = planned(job, stage.params)
         if os.environ.get(KEEP) == "1" and keep.keep(job):
@@ -167,10 +168,10 @@ def run(about: str | None, arguments: str, body: Callable[[Stage], None]) -> Non
             body(stage)
     except EXPECTED as error:
         sys.exit(f"palimpsest: {told(error)}")
-    except Exception as error:
+    except Exception:
         if not full():
             raise
-        sys.exit(f"palimpsest: {told(error)}")  # libraries have names of their own for it
+        sys.exit(f"palimpsest: {FULL}")  # libraries have names of their own for it
 
 
 def full() -> bool:
@@ -179,7 +180,7 @@ def full() -> bool:
 
 
 def told(error: Exception) -> str:
-    """An error in one line, with the remedy."""
-    if full() or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        return "the disk is full; make room and start again: finished jobs and checkpoints stay"
+    """An expected error in one line, with the remedy."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FULL
     return " ".join(str(error).split())
