@@ -176,12 +176,12 @@ def lora(
     try:
         with torch.no_grad():
             for name, p in factors.items():
-                if "lora_B" in name:
-                    p.zero_()
-                elif start == "normal":
+                if start == "uniform":  # drawn for B too, whose bound is 0: recorded results hang on this stream
+                    p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * (p.shape[1] ** -0.5 if "lora_A" in name else 0.0))
+                elif "lora_A" in name:
                     p.copy_(torch.randn(p.shape, generator=generator) / rank)
                 else:
-                    p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * p.shape[1] ** -0.5)
+                    p.zero_()
         yield Edit(model, factors, "lora")
     finally:
         model.unet.unload_lora()

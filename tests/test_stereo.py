@@ -477,7 +477,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(made: edits.Erasure, concept: An
 def test_a_missing_list_is_named_before_any_work(
     name: str, tiny: Model, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stereo, "moments", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(stereo, "both_ways", lambda *_: pytest.fail("worked"))
     poor = replace(concept, texts={key: value for key, value in concept.texts.items() if key != name})
     with pytest.raises(ValueError, match=f"church.*{name}.*gen_prompts"):
         stereo.erase(tiny, poor, images, seed=0, **SMALL)
