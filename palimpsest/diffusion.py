@@ -46,8 +46,9 @@ def predictions(model: Model, x: Latents, t: Tensor | int, texts: Sequence[Text]
     rows = x.shape[0]
     context, mask = stacked([(text, 1.0) for text in texts], rows, length)
     levels = torch.as_tensor(t, device=x.device).expand(rows).repeat(len(texts))
-    out = model.unet(x.repeat(len(texts), 1, 1, 1), levels, context, encoder_attention_mask=mask).sample
-    return epsilon(model, x.repeat(len(texts), 1, 1, 1), levels, out).chunk(len(texts))
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=model.half):
+        out = model.unet(x.repeat(len(texts), 1, 1, 1), levels, context, encoder_attention_mask=mask).sample
+    return epsilon(model, x.repeat(len(texts), 1, 1, 1), levels, out.to(x.dtype)).chunk(len(texts))
 
 
 def epsilon(model: Model, x: Latents, t: Tensor, out: Latents) -> Latents:

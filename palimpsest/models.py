@@ -17,23 +17,26 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
 
     Args:
         base: `path` (a folder, or a name on the hub), and optionally `revision`, `variant`, `unet` (a folder with another UNet), and
-            `attention` ("vanilla" for diffusers' plain processor).
+            `attention` ("vanilla" for diffusers' plain processor), `precision` ("fp32", or "bf16": the UNet computes in bfloat16).
         erasures: applied in order.
 
     Raises:
         FileNotFoundError: neither a folder nor a model on the hub is there; the message says what to do.
+        ValueError: the device has no bfloat16.
     """
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     path = base["path"]
     if not Path(path).exists() and (path.startswith(("data/", "/", ".")) or path.count("/") != 1):
         raise FileNotFoundError(f"{path}: no such model; `bases` in params.yaml names a folder or a model on the hub")
+    where, half = device or ("cuda" if torch.cuda.is_available() else "cpu"), base.get("precision") == "bf16"
+    if half and where.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"precision: {torch.cuda.get_device_name()} has no bfloat16; say `precision: fp32` for this base in params.yaml")
     source = {"revision": base.get("revision"), "variant": base.get("variant")}
     pipe = StableDiffusionPipeline.from_pretrained(path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **source)
     if "unet" in base:
         pipe.unet = UNet2DConditionModel.from_pretrained(base["unet"], dtype=torch.float32)
-    model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config), guided)
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = Model(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, DDIMScheduler.from_config(pipe.scheduler.config), guided, half)
     for part in (model.unet, model.text_encoder, model.vae):
         part.to(where).eval().requires_grad_(False)
     if base.get("attention") == "vanilla":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from palimpsest import resume
 from palimpsest.files import whole
 
-Log = list[dict[str, float]]  # one row a step: step, loss, gradient_norm (before clipping)
+Log = list[dict[str, float]]  # one row a step: step, loss, gradient_norm (before clipping), and what else a loss notes
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -50,6 +50,7 @@ def descend(
     generator: torch.Generator | None = None,
     title: str = "",
     after: Callable[[int], None] | None = None,
+    noted: Mapping[str, Tensor] | None = None,
     pause: float = 30.0,
     **options: float,
 ) -> Log:
@@ -62,11 +63,12 @@ def descend(
         schedule: factor on `lr` over the steps.
         generator: the source of every random draw inside `loss`; its state is part of a checkpoint.
         after: called behind every step, for projections and restored rows.
+        noted: scalars that `loss` puts here at every step, for the log.
         pause: seconds between checkpoints, where `resumable` says that there are any.
         options: handed to the optimiser (betas, weight_decay, momentum).
 
     Returns:
-        one row a step: step, loss, gradient_norm before clipping.
+        one row a step: step, loss, gradient_norm before clipping, and `noted`.
     """
     descent = OPTIMISERS[optimiser](parameters, lr=lr, **options)
     kept = resume.kept()
@@ -86,10 +88,11 @@ def descend(
                 value = loss(step)
                 value.backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip is not None else math.inf)
+                row = {"loss": value, "gradient_norm": norm, **(noted or {})}
+                log.append({"step": step, **{name: scalar.item() for name, scalar in row.items()}})
                 descent.step()
                 if after:
                     after(step)
-                log.append({"step": step, "loss": value.item(), "gradient_norm": norm.item()})
                 bar.set_postfix(loss=f"{log[-1]['loss']:.4g}", refresh=False)
                 now = time.perf_counter()
                 if file and (step + 1 == steps or now - last >= pause):

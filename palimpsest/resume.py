@@ -6,11 +6,13 @@ piece (pieces.py). Whatever lies between must be a function of the same inputs a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +28,13 @@ class PartDone(Exception):
     """A process has made its part. What stands behind that in the block is for the one that puts all together."""
 
 
+class Shares(NamedTuple):
+    """What a job may share with others (reuse.py)."""
+
+    alike: str  # hash of all that it reads but its settings
+    results: list[Path]  # of other jobs, which may hold what this one is about to make
+
+
 @dataclass
 class Kept:
     """Scratch of one run, and what earlier runs and other parts spent on what is taken up from it."""
@@ -33,6 +42,8 @@ class Kept:
     folder: Path
     trainings: Iterator[Path]  # where each keeps its state
     part: Part | None = None
+    shares: Shares | None = None
+    shared: dict[str, str] = field(default_factory=dict)  # what was shared: name -> key
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
 
@@ -55,10 +66,10 @@ _resume: ContextVar[Kept | None] = ContextVar("resume", default=None)
 
 
 @contextmanager
-def resumable(folder: Path, part: Part | None = None) -> Iterator[Kept]:
+def resumable(folder: Path, part: Part | None = None, shares: Shares | None = None) -> Iterator[Kept]:
     """Keep what is finished below in `folder`, and take up what lies there. A part leaves the block when its share is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = Kept(folder, (folder / f"descent-{n:04d}.pt" for n in range(10**4)), part)
+    kept = Kept(folder, (folder / f"descent-{n:04d}.pt" for n in range(10**4)), part, shares)
     token = _resume.set(kept)
     try:
         yield kept
@@ -76,3 +87,8 @@ def kept() -> Kept | None:
 def peak_memory_mb() -> float:
     """Of this process, so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def digest(*values: object) -> str:
+    """A short hash of what can be written as JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

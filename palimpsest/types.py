@@ -29,6 +29,7 @@ class Model(NamedTuple):
     vae: Any
     scheduler: Any
     guide: Callable[[Text, Text, float], Mix | Steered]  # how a text and the empty text become a prediction
+    half: bool = False  # the UNet computes in bfloat16 (autocast); what is trained and all else stays in float32
 
     @property
     def device(self) -> torch.device:

@@ -14,10 +14,12 @@ def main(job: stage.Stage) -> None:
     images = data.Images.load(Path(pool), Path(pairs))
     file = paths.erasure(job.concept, job.method, job.base, job.seed)
     method, model = import_module(f"palimpsest.methods.{of}"), models.load(job.reads["base"])
-    with job.scratch(source, pool, pairs) as kept:
+    others = paths.erasure(job.concept, "*", job.base, job.seed)
+    with job.scratch(source, pool, pairs, entry="method", others=others) as kept:
         with job.cost(paths.cost(job.concept, job.method, job.base, job.seed), kept):
             erasure = method.erase(model, concept, images, seed=int(job.seed), **settings)
-        erasure.save(Path(file), job.record(settings, source, pool, pairs))
+        shared = {"shared": kept.shared} if kept.shared else {}
+        erasure.save(Path(file), {**job.record(settings, source, pool, pairs), **shared})
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def test_the_log_holds_every_loop(tiny: Model, concept: Any, images: Any) -> Non
     made = dm2.erase(tiny, concept, images, seed=0, **SMALL)
     assert [len(row["mine"]) for row in made.log] == [3, 3] and [len(row["circumvent"]) for row in made.log] == [3, 3]
     assert all(set(row["signals"]) == set(row["signals_after"]) and "gradient_norm" in row["mine"][0] for row in made.log)
+    steps = [step for row in made.log for step in row["circumvent"]]  # Equation 10 with alpha_c 1, alpha_p 0.5
+    assert [step["loss"] for step in steps] == pytest.approx([step["l_c"] + 0.5 * step["l_p"] for step in steps], rel=1e-6)
     assert {name for name in made.found if name.startswith("embedding")} == {"embedding-00", "embedding-01"}
     assert made.found["embedding-00"].shape == (3, 32)
     assert made.found["loop-01-before"].dtype == torch.uint8 and made.found["loop-01-after"].shape == (1, 3, 64, 64)

@@ -157,6 +157,15 @@ def test_no_grad_stops_one_side_and_leaves_the_value(no_grad: str, flows: tuple[
         assert safe.grad is not None and unsafe.grad is not None and (safe.grad > 0).all() and (unsafe.grad < 0).all()
 
 
+def test_the_log_holds_the_parts_of_the_loss(tiny: Model, concept: Any, images: Any) -> None:
+    rows = small(tiny, concept, images, steps=4, batch=1, beta=50.0, base_lambda=1e4).log
+    for row in rows:
+        assert row["l_dpo"] == pytest.approx(math.log1p(math.exp(50 * (row["d+"] - row["d-"]))), rel=1e-4)
+        assert row["loss"] == pytest.approx(row["l_dpo"] + 1e4 * 50 / 100 * row["l_prior"], rel=1e-4)
+        assert row["accuracy"] == (row["d+"] < row["d-"])
+    assert rows[-1]["l_prior"] > rows[0]["l_prior"] == 0
+
+
 @pytest.mark.parametrize("form", ["dpo", "kto"])
 def test_at_first_the_loss_is_log_2_and_nothing_is_to_be_preserved(tiny: Model, concept: Any, images: Any, form: str) -> None:
     bare, whole = (small(tiny, concept, images, form=form, steps=1, batch=3, base_lambda=weight).log[0]["loss"] for weight in (0.0, 1e6))

@@ -78,6 +78,24 @@ def test_gradients_are_clipped_and_logged_before_clipping() -> None:
     assert w.grad is None
 
 
+def test_what_a_loss_notes_is_logged_and_survives_a_kill(tmp_path: Path) -> None:
+    def run(fails: bool) -> Log:
+        w, noted = torch.ones(2, requires_grad=True), {}
+
+        def loss(step: int) -> torch.Tensor:
+            if fails and step == 2:
+                raise Killed
+            noted["first"] = w[0].detach()
+            return w.pow(2).sum()
+
+        with resumable(tmp_path):
+            return descend(loss, [w], steps=4, lr=0.25, optimiser="sgd", noted=noted, pause=0)
+
+    with pytest.raises(Killed):
+        run(fails=True)
+    assert [row["first"] for row in run(fails=False)] == [1, 0.5, 0.25, 0.125]
+
+
 def test_schedules() -> None:
     assert [rate({5: 0.1, 8: 0.01}, step, 10) for step in (0, 4, 5, 7, 8)] == [1, 1, 0.1, 0.1, 0.01]
     assert rate("cosine", 5, 10) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))

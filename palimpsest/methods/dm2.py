@@ -86,7 +86,7 @@ def circumvent(
     **descent: Any,
 ) -> list[dict[str, float]]:
     """Equations 7 to 10: under c the anchor's prediction; under the anchor, 0c and -c what the original says."""
-    model = edit.model
+    model, noted = edit.model, dict[str, Tensor]()
 
     def loss(step: int) -> Tensor:
         ch, bank = pick()
@@ -96,12 +96,13 @@ def circumvent(
         kept = [text for name, text in zip(KEPT, (c0, 0 * ch, -ch), strict=True) if name in keep]
         with edit.off():
             goal, *as_before = predictions(model, x_t, t, [c0, *[text for text in kept if text is not c0]])
-            wanted = [goal, *as_before] if "anchor" in keep else as_before
+        wanted = [goal, *as_before] if "anchor" in keep else as_before
         erased, *now = predictions(model, x_t, t, [ch, *kept])
         l_p = sum((reduce(a - b) for a, b in zip(now, wanted, strict=True)), start=torch.zeros((), device=model.device))
-        return alpha_c * reduce(erased - goal) + alpha_p * l_p
+        noted.update(l_c=reduce(erased - goal), l_p=l_p)
+        return alpha_c * noted["l_c"] + alpha_p * l_p
 
-    return descend(loss, edit.parameters, generator=draws, title="circumvent", **descent)
+    return descend(loss, edit.parameters, generator=draws, title="circumvent", noted=noted, **descent)
 
 
 def erase(

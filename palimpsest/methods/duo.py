@@ -122,11 +122,6 @@ def shown(model: Model, pictures: Sides, step: Step, null: Text, prior_t: int | 
     return Shown(torch.cat([x, eps]), torch.cat([t, t.new_full((b,), prior_t)]), torch.cat([text, null.expand(b, -1, -1)]), eps)
 
 
-def answered(model: Model, show: Shown) -> Latents:
-    """The predicted noise of every row."""
-    return predictions(model, show.x, show.t, [show.text])[0]
-
-
 def errors(answer: Latents, eps: Latents, sides: int) -> tuple[Tensor, Latents]:
     """Mean squared error of every picture "s b", and the answer to the pure noise ("b c h w", or none of them)."""
     pictures, prior = answer.split([sides * len(eps), len(answer) - sides * len(eps)])
@@ -142,7 +137,8 @@ def looked_ahead(
     def block(number: int) -> list[tuple[Shown, Tensor, Latents]]:
         shows = [shown(model, pictures, step, null, prior_t) for step in plan[number * ahead :][:ahead]]
         with edit.off():
-            answers = answered(model, Shown(*map(torch.cat, zip(*shows, strict=True)))).chunk(len(shows))
+            together = Shown(*map(torch.cat, zip(*shows, strict=True)))
+            answers = predictions(model, together.x, together.t, [together.text])[0].chunk(len(shows))
         return [(show, *errors(answer, show.eps, len(pictures.moments))) for show, answer in zip(shows, answers, strict=True)]
 
     return lambda step: block(step // ahead)[step % ahead]
@@ -228,20 +224,26 @@ def erase(
 
             def ascent(step: int) -> Tensor:
                 show = shown(model, pictures, plan[step], null, None)
-                return -errors(answered(model, show), show.eps, 1)[0].mean()
+                return -errors(predictions(model, show.x, show.t, [show.text])[0], show.eps, 1)[0].mean()
+
+            noted: dict[str, Tensor] = {}
 
             def loss(step: int) -> Tensor:
                 show, known, kept = at(step)
-                wrong, prior = errors(answered(model, show), show.eps, 2)
+                wrong, prior = errors(predictions(model, show.x, show.t, [show.text])[0], show.eps, 2)
                 safe, unsafe = wrong - known
                 value = preference(safe, unsafe, beta, form, no_grad)
+                noted.update({"l_dpo": value, "d+": safe.mean(), "d-": unsafe.mean(), "accuracy": (safe < unsafe).float().mean()})
                 if not strength:
                     return value
+                noted["l_prior"] = (prior - kept).float().pow(2).mean()
                 more = 100 if dynamic_lambda and value < 0.1 else 1
-                return value + more * strength * (prior - kept).float().pow(2).mean()
+                return value + more * strength * noted["l_prior"]
 
-            way = ascent if naive else loss
-            log = descend(way, edit.parameters, steps=steps, lr=lr, optimiser=optimiser, clip=clip, title="duo", weight_decay=weight_decay)
+            log = descend(
+                ascent if naive else loss, edit.parameters, steps=steps, lr=lr, optimiser=optimiser, clip=clip, title="duo", noted=noted,
+                weight_decay=weight_decay,
+            )  # fmt: skip
             return edit.erasure([{"adapter": name, **row} for row in log])
 
     made = [adapter(name, rows) for name, rows in parts.items()]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from palimpsest.data import Concept, Images
 from palimpsest.diffusion import both_ways, denoise, encode, guided, noise, noised, posterior, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
+from palimpsest.reuse import once
 from palimpsest.tokens import Words
 from palimpsest.types import Mix, Model, Text
 
@@ -212,7 +213,7 @@ def erase(
     guidance: float = 3.0,
     latent_alignment: Literal["exact", "legacy"] = "legacy",
 ) -> Erasure:
-    """STE, then REO on the original weights. The erasure's `found` holds the learned words.
+    """STE, then REO on the original weights. The erasure's `found` holds the learned words: entries that differ in REO alone share them.
 
     Args:
         rounds: K of STE, each on its own share of the pictures.
@@ -229,10 +230,11 @@ def erase(
     """
     common = Common(layers, names, batch, sampler_steps, guidance, latent_alignment)
     listed(concept, "pool")  # REO's anchors, missed before the search and not after it
-    words, searched = search(
-        model, concept, images, seed=seed, rounds=rounds, eta=eta, steps=ste_steps, lr=ste_lr, invert_steps=invert_steps,
-        invert_lr=invert_lr, invert_batch=invert_batch, vectors=vectors, reset_seeds=reset_seeds, common=common,
-    )  # fmt: skip
+    ste: dict[str, Any] = {
+        "rounds": rounds, "eta": eta, "steps": ste_steps, "lr": ste_lr, "invert_steps": invert_steps, "invert_lr": invert_lr,
+        "invert_batch": invert_batch, "vectors": vectors, "reset_seeds": reset_seeds,
+    }  # fmt: skip
+    words, searched = once("search", ste | common._asdict(), lambda: search(model, concept, images, seed=seed, **ste, common=common))
     made = reo(
         model, concept, words, seed=seed, adversarial=adversarial, w_pos=w_pos, w_neg=w_neg, anchors=anchors, steps=steps, lr=lr,
         common=common,

@@ -14,11 +14,11 @@ from PIL import ImageFilter
 
 from palimpsest.data import Images, Scores, read
 from palimpsest.files import write_text
+from palimpsest.locks import alone
 from palimpsest.report import figures
 from palimpsest.report.measures import detected
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
-from palimpsest.workflow.locks import alone
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

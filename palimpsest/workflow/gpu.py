@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from palimpsest.workflow.locks import taken
+from palimpsest.locks import taken
 
 PLACE = Path(tempfile.gettempdir()) / "palimpsest-gpu"
 VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -28,18 +28,22 @@ BASE: dict[str, type] = {
     "pool_from": str,
     "detectors": str,
     "attention": str,
+    "precision": str,
     "shareable": bool,
     "steps": int,
     "guidance": float,
     "batch": int,
 }
+CHOICES = {"attention": ("vanilla",), "precision": ("fp32", "bf16")}
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 STAGES: dict[str, dict[str, type]] = {
     "pool": {"images": int, "anchors": int},
-    "pairs": {"images": int, "strength": float},
+    "pairs": {"images": int, "strength": float, "tries": int, "negative": str},
     "reference": {"images": int, "seed": int},
     "report": {"examples": int},
 }
+UNSAID: dict[str, dict[str, Any]] = {"pairs": {"tries": 0, "negative": "concept"}}  # what holds where a section does not say it
+NEGATIVES = ("concept", "prompt", "none")  # what redrawn pictures are steered away from
 CONCEPT = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}
 KINDS = ("inappropriate", "object", "style")
 
@@ -69,9 +73,11 @@ def check(params: Any) -> None:
     for section, fields in STAGES.items():
         known(section, mapping(section, params[section]), fields)
         for field, kind in fields.items():
-            if field not in params[section]:
+            if field not in {**UNSAID.get(section, {}), **params[section]}:
                 raise ParamsError(f"params.yaml: {section}.{field} is missing; write a {kind.__name__} there")
-            typed(f"{section}.{field}", params[section][field], kind)
+        for field, value in params[section].items():
+            typed(f"{section}.{field}", value, fields[field])
+    check_pairs({**UNSAID["pairs"], **params["pairs"]})
     check_plugin("prompts", "prompts", params["prompts"])
     for section in ("methods", "attacks", "scores"):
         for name, entry in mapping(section, params[section]).items():
@@ -84,6 +90,14 @@ def check(params: Any) -> None:
         check_grid(params, section)
 
 
+def check_pairs(pairs: Mapping[str, Any]) -> None:
+    if pairs["tries"] < 0:
+        raise ParamsError(f"params.yaml: pairs.tries: {pairs['tries']} is no number of tries; write 1 or more, or 0 to take what comes")
+    if not 0 < pairs["strength"] <= 1:
+        raise ParamsError(f"params.yaml: pairs.strength: {pairs['strength']} is no share of the schedule; write more than 0 and at most 1")
+    known("pairs.negative", [pairs["negative"]], NEGATIVES)
+
+
 def check_base(name: str, base: Any) -> None:
     known(f"bases.{name}", mapping(f"bases.{name}", base), BASE)
     for field in BASE_NEEDS:
@@ -91,6 +105,8 @@ def check_base(name: str, base: Any) -> None:
             raise ParamsError(f"params.yaml: bases.{name}.{field} is missing; write a {BASE[field].__name__} there")
     for field, value in base.items():
         typed(f"bases.{name}.{field}", value, BASE[field])
+        if field in CHOICES:
+            known(f"bases.{name}.{field}", [value], CHOICES[field])
     for field in ("path", "unet"):
         folder = base.get(field, "")
         if folder.startswith(("data/", "./", "/")) and not Path(folder).exists():
@@ -157,11 +173,8 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
         if axis in ("methods", "attacks") and "none" not in grid[axis]:
             raise ParamsError(f"params.yaml: {section}.{axis} leaves out 'none', beside which everything is measured; add it")
     for concept in grid["concepts"]:
-        detectors = read_concept(concept)["detectors"]
         for base in grid["bases"]:
-            wanted = params["bases"][base]["detectors"]
-            if wanted not in detectors:
-                raise ParamsError(f"{paths.concept(concept)}: detectors has no {wanted!r}, which bases.{base} asks for; add it")
+            detector(params, concept, base)
 
 
 def concepts() -> list[str]:
@@ -182,6 +195,20 @@ def read_concept(name: str) -> dict[str, Any]:
     if fields["kind"] not in KINDS:
         raise ParamsError(f"{file}: kind: unknown {fields['kind']!r}{near(fields['kind'], KINDS)}")
     return fields
+
+
+def detector(params: Mapping[str, Any], concept: str, base: str) -> dict[str, Any]:
+    """What shows a concept in pictures of a base: the column `score`, its `classes`, `threshold`. With pairs.tries it judges pairs too."""
+    kind, detectors, file = params["bases"][base]["detectors"], read_concept(concept)["detectors"], paths.concept(concept)
+    if kind not in detectors:
+        raise ParamsError(f"{file}: detectors has no {kind!r}, which bases.{base} asks for; add it")
+    score = detectors[kind]["score"]
+    if params["pairs"].get("tries", 0) and score not in params["scores"]:
+        raise ParamsError(
+            f"params.yaml: pairs.tries: {file} judges by {score!r}, and no entry of `scores` is called so{near(score, params['scores'])}; "
+            f"add it, or set pairs.tries to 0"
+        )
+    return detectors[kind]
 
 
 def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = "") -> tuple[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from palimpsest.files import md5, sha256, write_json, write_text
 from palimpsest.workflow import code, jobs, params, paths
 
 Settings = Mapping[str, Any]
-MODEL = ("path", "revision", "variant", "unet", "attention")
+MODEL = ("path", "revision", "variant", "unet", "attention", "precision")
 SAMPLER = ("steps", "guidance")
 READS = {  # stage -> what its plan holds
     "gen_prompts": ("concept", "prompts"),
@@ -64,7 +64,26 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
             grid, detectors = settings["grid"], params.read_concept(names["concept"])["detectors"]
             judged = {base: detectors[settings["bases"][base]["detectors"]] for base in grid["bases"]}
             return {"detectors": judged, "seeds": grid["seeds"], "attacks": grid["attacks"]}
+        case "pairs":  # what changes nothing is left out
+            return {key: value for key, value in settings["pairs"].items() if value != params.UNSAID["pairs"].get(key)}
     return settings[name]
+
+
+def gate(names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """What says whether a redrawn picture still shows the concept: its detector, and the score that this reads.
+
+    While dvc.yaml has one plan of pairs for all concepts of a base, it holds the detectors of them all.
+    """
+    concept, base = names["concept"], names["base"]
+    detectors = {concept: params.detector(settings, concept, base)}
+    if not any("item.concept" in dep for dep in jobs.stages()["sdedit_pairs"]["deps"] if dep.startswith(paths.PLAN)):
+        kind = settings["bases"][base]["detectors"]
+        known = {other: params.read_concept(other)["detectors"].get(kind) for other in params.concepts()}
+        detectors = {other: about for other, about in known.items() if about and about["score"] in settings["scores"]}
+    return {
+        "detectors": detectors,
+        "scores": {score: plugin(settings, "scores", score) for score in sorted({about["score"] for about in detectors.values()})},
+    }
 
 
 FOLDERS = {"method": "methods", "attack": "attacks", "scores": "scores", "prompts": "prompts"}
@@ -125,6 +144,8 @@ def remembered(file: Path) -> str:
 def plan(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """Everything that the job reads besides other jobs' results."""
     parts = {name: part(name, names, settings) for name in READS[stage]}
+    if "tries" in parts.get("pairs", {}):
+        parts |= gate(names, settings)
     files = {text: content(text) for text in sorted(set(texts(parts))) if "/" in text and Path(text).exists()}
     return {**parts, "files": files, "code": code.all_of(f"scripts/{stage}.py", *plugins(parts))}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from palimpsest import resume
+from palimpsest import locks, resume
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import demands, gpu, jobs, keep, locks, memory, params, paths, plan
+from palimpsest.workflow import demands, gpu, jobs, keep, memory, params, paths, plan
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
@@ -70,17 +69,26 @@ class Stage:
         }
 
     @contextmanager
-    def scratch(self, *inputs: str) -> Iterator[resume.Kept]:
+    def scratch(self, *inputs: str, entry: str = "", others: str = "") -> Iterator[resume.Kept]:
         """A folder for this very run: another plan or another input is another folder. Stays after a kill; removed when the job has ended.
 
         A process that makes a part of the job leaves the block when that is done.
+
+        Args:
+            entry: of which the job is one choice, `method`; jobs that differ in nothing else may share work (reuse.py).
+            others: a glob that finds their results.
         """
-        key = json.dumps([self.names, self.reads, [digest(Path(file)) for file in inputs]], sort_keys=True)
-        folder = Path("work") / Path(sys.argv[0]).stem / hashlib.sha256(key.encode()).hexdigest()[:16]
-        with resume.resumable(folder, self.part) as kept:
+        digests = [digest(Path(file)) for file in inputs]
+        folder = Path("work") / Path(sys.argv[0]).stem / resume.digest(self.names, self.reads, digests)
+        with resume.resumable(folder, self.part, self.shares(entry, others, digests) if entry else None) as kept:
             yield kept
         if self.part is None:
             self.scratches.append(folder)
+
+    def shares(self, entry: str, others: str, digests: list[str]) -> resume.Shares:
+        names = {name: value for name, value in self.names.items() if name != entry}
+        reads = {**self.reads, entry: self.reads[entry]["of"]}
+        return resume.Shares(resume.digest(names, reads, digests), sorted(Path().glob(others)))
 
     @contextmanager
     def cost(self, file: str, kept: resume.Kept) -> Iterator[None]:
