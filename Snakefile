@@ -7,10 +7,10 @@ import sys
 
 from snakemake.utils import min_version
 
+from palimpsest import locks
 from palimpsest.workflow import (
     demands,
     jobs,
-    locks,
     memory,
     params,
     paths,

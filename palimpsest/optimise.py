@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ def descend(
     after: Callable[[int], None] | None = None,
     noted: Mapping[str, Tensor] | None = None,
     pause: float = 30.0,
+    every: int = 0,
+    sweep: Mapping[str, Any] | None = None,
     **options: float,
 ) -> Log:
     """Minimise `loss(step)` over `parameters`, in place.
@@ -65,19 +67,16 @@ def descend(
         after: called behind every step, for projections and restored rows.
         noted: scalars that `loss` puts here at every step, for the log.
         pause: seconds between checkpoints, where `resumable` says that there are any.
+        every, sweep: steps between further checkpoints, which jobs with the same settings `sweep` share: one of more steps begins where one
+            of fewer ended, and the reverse. What happens at a step must not depend on how many there are.
         options: handed to the optimiser (betas, weight_decay, momentum).
 
     Returns:
         one row a step: step, loss, gradient_norm before clipping, and `noted`.
     """
     descent = OPTIMISERS[optimiser](parameters, lr=lr, **options)
-    kept = resume.kept()
-    file = next(kept.trainings) if kept else None
-    log: Log = []
-    spent = 0.0
-    if kept and file and file.exists():
-        log, spent = restore(file, parameters, descent, generator)
-        kept.seconds += spent
+    own, shared = places(title, sweep or {}, range(every, steps + 1, every) if every else ())
+    log, spent = resumed(own, shared, parameters, descent, generator)
     started = last = time.perf_counter()
     try:
         with tqdm(range(len(log), steps), initial=len(log), total=steps, desc=title, mininterval=1, disable=len(log) == steps) as bar:
@@ -95,13 +94,41 @@ def descend(
                     after(step)
                 bar.set_postfix(loss=f"{log[-1]['loss']:.4g}", refresh=False)
                 now = time.perf_counter()
-                if file and (step + 1 == steps or now - last >= pause):
+                due = own if step + 1 == steps or now - last >= pause else None
+                for file in filter(None, (due, shared.get(step + 1))):
                     last = now
                     keep(file, parameters, descent, generator, log, spent + now - started)
     finally:
         for parameter in parameters:
             parameter.grad = None
     return log
+
+
+def places(title: str, sweep: Mapping[str, Any], steps: Sequence[int]) -> tuple[Path | None, dict[int, Path]]:
+    """Where this training keeps its checkpoints, and where those that jobs share lie, by their number of steps."""
+    kept = resume.kept()
+    if not kept or not kept.shares or not steps:
+        return (next(kept.trainings) if kept else None), {}
+    _, place = kept.place(title, sweep)
+    return next(kept.trainings), {step: place.with_name(f"{place.name}-{step:06d}.pt") for step in steps}
+
+
+def resumed(
+    own: Path | None,
+    shared: Mapping[int, Path],
+    parameters: Sequence[Tensor],
+    descent: torch.optim.Optimizer,
+    generator: torch.Generator | None,
+) -> tuple[Log, float]:
+    """Put the last checkpoint back, if there is one: the log up to it, and the seconds that this job spent on it."""
+    kept = resume.kept()
+    if kept and own and own.exists():
+        log, spent = restore(own, parameters, descent, generator)
+        kept.seconds += spent
+        return log, spent
+    for file in reversed([file for file in shared.values() if file.exists()]):
+        return restore(file, parameters, descent, generator)[0], 0.0
+    return [], 0.0
 
 
 def keep(

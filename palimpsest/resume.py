@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Part(NamedTuple):
@@ -46,6 +46,17 @@ class Kept:
     shared: dict[str, str] = field(default_factory=dict)  # what was shared: name -> key
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
+
+    def place(self, name: str, settings: Mapping[str, Any]) -> tuple[str, Path]:
+        """Key and place, without an ending, of what jobs share that differ in nothing but settings that are not among these.
+
+        Raises:
+            TypeError: this job shares nothing.
+        """
+        if not self.shares:
+            raise TypeError(f"{name}: no job that shares anything is under way")
+        key = digest(name, settings, self.shares.alike)
+        return key, self.folder.parent / "shared" / key
 
     def pieces(self, rows: int, size: int) -> list[slice]:
         """Rows 0 to `rows` in pieces of `size`: those of this part, or all."""

@@ -32,8 +32,8 @@ def once(name: str, settings: Mapping[str, Any], make: Callable[[], Result]) -> 
     kept = resume.kept()
     if not kept or not kept.shares:
         return make()
-    key = kept.shared[name] = resume.digest(name, settings, kept.shares.alike)
-    file = kept.folder.parent / "shared" / f"{key}.safetensors"
+    key, place = kept.place(name, settings)
+    kept.shared[name], file = key, place.with_suffix(".safetensors")
     with locks.alone(file.with_suffix(".lock")):
         if not file.exists():
             if known := published(kept.shares.results, name, key):

@@ -12,7 +12,7 @@ from conftest import random_model
 from test_plugins import SMALL
 
 from palimpsest import data, reuse
-from palimpsest.methods import stereo
+from palimpsest.methods import duo, stereo
 from palimpsest.optimise import descend
 from palimpsest.resume import Kept, Shares, resumable
 
@@ -133,3 +133,22 @@ def test_another_search_is_searched(erased: Any) -> None:
     other, again, _ = erased("b", "here", (file,), ste_lr=2e-2)
     assert kept.shared != again.shared
     assert any(not torch.equal(first.found[key], other.found[key]) for key in first.found)
+
+
+@pytest.mark.parametrize("order", [(4, 2, 6), (6, 4, 2), (3, 7, 4)])
+def test_a_sweep_of_duo_trains_only_what_is_new(
+    order: tuple[int, ...], concept: data.Concept, images: data.Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strength by the number of steps: entries begin at the last checkpoint that any of them left, and end as if they were alone."""
+    settings = SMALL["duo"] | {"checkpoint": 2}
+    taken: list[int] = []
+    wrong = duo.errors
+    monkeypatch.setattr(duo, "errors", lambda *given: taken.append(1) or wrong(*given))  # twice a step: phi's and theta's
+
+    for steps in order:
+        with job(tmp_path, str(steps)):
+            made = duo.erase(random_model(), concept, images, seed=3, **settings | {"steps": steps})
+        alone = duo.erase(random_model(), concept, images, seed=3, **settings | {"steps": steps})
+        assert made.log == alone.log and all(torch.equal(made.tensors[key], alone.tensors[key]) for key in alone.tensors)
+    new = {(4, 2, 6): 4 + 0 + 2, (6, 4, 2): 6, (3, 7, 4): 3 + 5 + 0}[order]
+    assert len(taken) == 2 * (new + sum(order))

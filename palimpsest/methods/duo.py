@@ -158,32 +158,13 @@ def composed(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def erase(
-    model: Model,
-    concept: Concept,
-    images: Images,
-    *,
-    seed: int,
-    form: Literal["dpo", "kto", "naive"] = "dpo",
-    adapters: Literal["one", "word"] = "one",
-    beta: float = 500.0,
-    base_lambda: float = 1e6,
-    base_lr: float = 3e-4,
-    dynamic_lambda: bool = False,
-    steps: int = 1000,
-    batch: int = 4,
-    rank: int = 32,
-    cross_attention: bool = False,
-    t_min: int = 0,
-    t_max: int = 750,
-    share_t: bool = False,
-    prior_t: int = 999,
-    no_grad: Literal["none", "ascent", "descent"] = "none",
-    given_prompt: bool = False,
-    optimiser: Literal["adamw", "adam"] = "adamw",
-    weight_decay: float = 1e-2,
-    clip: float = 1.0,
-    ahead: int = 1,
-) -> Erasure:
+    model: Model, concept: Concept, images: Images, *, seed: int,
+    form: Literal["dpo", "kto", "naive"] = "dpo", adapters: Literal["one", "word"] = "one", beta: float = 500.0,
+    base_lambda: float = 1e6, base_lr: float = 3e-4, dynamic_lambda: bool = False, steps: int = 1000, batch: int = 4, rank: int = 32,
+    cross_attention: bool = False, t_min: int = 0, t_max: int = 750, share_t: bool = False, prior_t: int = 999,
+    no_grad: Literal["none", "ascent", "descent"] = "none", given_prompt: bool = False, optimiser: Literal["adamw", "adam"] = "adamw",
+    weight_decay: float = 1e-2, clip: float = 1.0, ahead: int = 1, checkpoint: int = 250,
+) -> Erasure:  # fmt: skip
     """Low-rank factors of self-attention that prefer the pictures without the concept. The defaults are the official ones for nudity.
 
     Args:
@@ -198,7 +179,9 @@ def erase(
         optimiser: the paper says Adam.
         ahead: steps that phi answers in one batch. 1 has the student's shape, and so L_prior is 0 at first; with more, lambda multiplies
             the rounding by which batches of other shapes differ.
+        checkpoint: steps between states that entries with other `steps` go on from: each of such a sweep trains only what is new.
     """
+    sweep = {name: value for name, value in locals().items() if name not in ("model", "concept", "images", "steps", "checkpoint")}
     if beta <= 0 or not 0 <= t_min < t_max <= 1000:
         raise ValueError(f"duo: beta {beta}, t_min {t_min}, t_max {t_max}: say 0 < beta (or `form: naive`) and 0 <= t_min < t_max <= 1000")
     naive = form == "naive"
@@ -242,7 +225,7 @@ def erase(
 
             log = descend(
                 ascent if naive else loss, edit.parameters, steps=steps, lr=lr, optimiser=optimiser, clip=clip, title="duo", noted=noted,
-                weight_decay=weight_decay,
+                every=checkpoint, sweep={**sweep, "adapter": name}, weight_decay=weight_decay,
             )  # fmt: skip
             return edit.erasure([{"adapter": name, **row} for row in log])
 
