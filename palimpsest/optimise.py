@@ -77,6 +77,7 @@ def descend(
     descent = OPTIMISERS[optimiser](parameters, lr=lr, **options)
     own, shared = places(title, sweep or {}, range(every, steps + 1, every) if every else ())
     log, spent = resumed(own, shared, parameters, descent, generator)
+    wanted = [p for p in parameters if p.requires_grad]  # and no gradient of anything else that is being trained
     started = last = time.perf_counter()
     try:
         with tqdm(range(len(log), steps), initial=len(log), total=steps, desc=title, mininterval=1, disable=len(log) == steps) as bar:
@@ -85,7 +86,7 @@ def descend(
                     group["lr"] = lr * rate(schedule, step, steps)
                 descent.zero_grad(set_to_none=True)
                 value = loss(step)
-                value.backward()
+                value.backward(inputs=wanted)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip is not None else math.inf)
                 row = {"loss": value, "gradient_norm": norm, **(noted or {})}
                 log.append({"step": step, **{name: scalar.item() for name, scalar in row.items()}})

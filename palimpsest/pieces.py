@@ -38,9 +38,20 @@ def pictures(
         kept: where pictures lie until all are there.
         roles: of each, in the manifest.
     """
-    files = [kept.folder / "images" / f"{n:05d}.png" for n in range(len(rows))]
-    pieces = kept.pieces(len(rows), batch)
-    with tqdm(total=sum(piece.stop - piece.start for piece in pieces), desc=roles[0] if roles else "", mininterval=1) as bar:
+    drawn(len(rows), draw, kept=kept, batch=batch, title=roles[0] if roles else "")
+    publish(manifest, rows, record, kept=kept, roles=roles)
+
+
+def lying(kept: resume.Kept, rows: int) -> list[Path]:
+    """Where the picture of each row lies until all are there."""
+    return [kept.folder / "images" / f"{n:05d}.png" for n in range(rows)]
+
+
+def drawn(rows: int, draw: Callable[[slice], Iterable[Tensor]], *, kept: resume.Kept, batch: int, title: str) -> None:
+    """Draw what is not there yet, `batch` rows at a time, into the scratch; a part goes no further."""
+    (kept.folder / "images").mkdir(exist_ok=True)
+    files, pieces = lying(kept, rows), kept.pieces(rows, batch)
+    with tqdm(total=sum(piece.stop - piece.start for piece in pieces), desc=title, mininterval=1) as bar:
         for piece in pieces:
             if not all(file.exists() for file in files[piece]):
                 for file, pixels in zip(files[piece], draw(piece), strict=True):
@@ -48,9 +59,25 @@ def pictures(
                         to_picture(pixels).save(part, format="PNG")
             bar.update(piece.stop - piece.start)
     kept.ended()
+
+
+def publish(
+    manifest: Path,
+    rows: Sequence[Prompt],
+    record: Mapping[str, Any],
+    *,
+    kept: resume.Kept,
+    roles: Sequence[str],
+    more: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Move the drawn pictures beside the manifest, which is written last.
+
+    Args:
+        more: what the manifest says of each beside its file, role and prompt.
+    """
     made = [
-        {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row._asdict()}
-        for file, row, role in zip(files, rows, roles, strict=True)
+        {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row._asdict(), **about}
+        for file, row, role, about in zip(lying(kept, len(rows)), rows, roles, more or [{}] * len(rows), strict=True)
     ]
     manifest.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(manifest.with_name("images"), ignore_errors=True)

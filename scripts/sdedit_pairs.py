@@ -1,38 +1,38 @@
 """Redraw pool pictures without the concept (SDEdit): the same scene, the concept's name replaced by its anchor and made negative."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from torch import Generator, Tensor
+from torch import Tensor
 
-from palimpsest import data, diffusion, models, pieces
+from palimpsest import data, models, pairs, scores
+from palimpsest.report import measures
 from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    settings, sampler = job.reads["pairs"], job.sampler
+    how, sampler, gate = dict(job.reads["pairs"]), job.reads["sampler"], {}
+    count, tries = how.pop("images"), how.pop("tries", 0)
     source, pool, file = paths.prompts(job.concept, job.base), job.pool, Path(paths.pairs(job.concept, job.base))
     texts, images = data.texts(Path(source)), data.Images.load(Path(pool)).only("pool")
     anchor = dict(zip(texts["pool"], texts["anchors"], strict=True))
-    rows = [row.prompt._replace(text=anchor[row.prompt.text]) for row in images.rows[: settings["images"]]]
-
     model = cache(lambda: models.load(job.reads["base"]))
 
-    def redrawn(piece: slice) -> Tensor:
-        wanted = range(len(rows))[piece]
-        whole = diffusion.filled(wanted, sampler["batch"])
-        draws = [Generator().manual_seed(rows[n].seed) for n in whole]
-        latent = diffusion.posterior(model(), diffusion.moments(model(), images.pixels(whole)), diffusion.noise(model(), draws))
-        negative = diffusion.encode(model(), texts["negative"][:1])
-        mix = model().guide(diffusion.encode(model(), [rows[n].text for n in whole]), negative, sampler["guidance"])
-        eps = diffusion.noise(model(), draws)
-        x = diffusion.sdedit(model(), latent, mix, eps, strength=settings["strength"], steps=sampler["steps"])
-        return diffusion.decode(model(), x)[: len(wanted)]
+    def judge(shown: data.Images) -> tuple[Tensor, Tensor]:
+        made = scores.together(gate["scores"], shown, None)
+        return measures.detected(gate["detector"], made.columns, made.meaning)
+
+    if tries:
+        gate = {name: job.reads[name] for name in ("detector", "scores")}
+        images, values = pairs.candidates(images, judge, count)
+    rows = [row.prompt._replace(text=anchor[row.prompt.text]) for row in images.rows[:count]]
+    redrawn = partial(pairs.gated, judge=judge, tries=tries, before=values) if tries else pairs.plain
 
     with job.scratch(source, pool) as kept:
-        pieces.pictures(
-            file, rows, redrawn, job.record(settings, source, pool), kept=kept, batch=sampler["batch"], roles=["clean"] * len(rows)
-        )
+        redrawn(
+            file, rows, lambda wanted: pairs.redraw(model(), images, rows, wanted, word=texts["negative"][0], **how, **sampler),
+            job.record({**job.reads["pairs"], **gate}, source, pool), kept=kept, batch=job.sampler["batch"],
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import TOP, random_model
+from plain.advunlearn import erase as plain
 from torch import Tensor
 from torch.func import functional_call
 
@@ -39,112 +39,6 @@ def plain_run(concept: data.Concept, images: Any) -> edits.Erasure:
     return advunlearn.erase(random_model(), concept, images, seed=0, **QUICK)
 
 
-def encoded(encoder: Any, model: Model, text: str, soft: Tensor | None = None) -> Tensor:
-    """Start token, soft word, tokens of the text, end tokens up to full length; through CLIP's own forward."""
-    size = 0 if soft is None else len(soft)
-    ids = model.tokenizer(text, add_special_tokens=False).input_ids
-    ids = ([0] + [5] * size + ids)[:23]
-    ids = torch.tensor([ids + [1] * (24 - len(ids))])
-    if soft is None:
-        return encoder(ids).last_hidden_state
-    looked = torch.nn.functional.embedding(ids, encoder.embeddings.token_embedding.weight)
-    looked = torch.cat([looked[:, :1], soft[None], looked[:, 1 + size :]], dim=1)
-    hook = encoder.embeddings.token_embedding.register_forward_hook(lambda *_: looked)
-    try:
-        return encoder(ids).last_hidden_state
-    finally:
-        hook.remove()
-
-
-def ddim(model: Model, unet: Any, x: Tensor, text: Tensor, null: Tensor, visited: list[int], spacing: int, scale: float) -> Tensor:
-    """Plain DDIM over the visited levels, from each to the one that lies `spacing` below."""
-    abar = model.scheduler.alphas_cumprod
-    with torch.no_grad():
-        for t in visited:
-            e_text, e_null = unet(x, t, text).sample, unet(x, t, null).sample
-            e = e_null + scale * (e_text - e_null)
-            a, b = abar[t], abar[max(t - spacing, 0)]
-            x = b.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - b).sqrt() * e
-    return x
-
-
-def reference(model: Model, concept: data.Concept, s: dict[str, Any], trained: str) -> dict[str, Tensor]:
-    """The whole method, one row at a time, with copies of both networks for the originals; `s` holds every setting.
-
-    Draws stand in the order that the method promises: word, texts to keep, stops, start of the attack, seeds of the rows.
-    """
-    unet, encoder = copy.deepcopy(model.unet), copy.deepcopy(model.text_encoder)
-    part = encoder if trained == "text_encoder" else unet
-    names = [n for n, _ in part.named_parameters() if ("embeddings" not in n if part is encoder else "attn2" in n)]
-    weights = [part.get_parameter(n).requires_grad_() for n in names]
-    outer = torch.optim.Adam(weights, lr=s["lr"])
-    draws = torch.Generator().manual_seed(s["seed"])
-    words, retain, n, legacy = list(concept.words), list(concept.texts["retain"]), s["sampler_steps"], s["latent_alignment"] == "legacy"
-    spacing = 1000 // n
-    levels = [1 + spacing * i for i in reversed(range(n))]
-    null = encoded(model.text_encoder, model, "")
-    unseen: list[int] = []
-    latest: Tensor | None = None
-
-    def row(seed: int, text: str, until: int) -> Tensor:
-        x = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(seed))
-        return ddim(model, unet, x, encoded(model.text_encoder, model, text), null, levels[legacy:until], spacing, s["guidance"])
-
-    def original(x: Tensor, t: int, text: str) -> Tensor:
-        with torch.no_grad():
-            return model.unet(x, t, encoded(model.text_encoder, model, text)).sample
-
-    apart = s["retain_form"] == "iter"
-    for step in range(s["steps"] * (1 + apart)):
-        keeps, erases = not apart or step % 2 == 1, not apart or step % 2 == 0
-        attacks = s["attack_steps"] if erases and step // (1 + apart) >= s["warmup"] else 0
-        word = words[int(torch.randint(len(words), (1,), generator=draws))]
-        kept: list[int] = []
-        if keeps and s["retain_batch"]:
-            if len(unseen) < s["retain_batch"]:
-                unseen = torch.randperm(len(retain), generator=draws).tolist()
-            kept, unseen = unseen[: s["retain_batch"]], unseen[s["retain_batch"] :]
-        stop = torch.randint(n, (attacks + 1,), generator=draws).tolist()
-        if legacy:  # t uniform in the stop-th part of the levels; x_t two steps cleaner
-            t = [spacing * k + int(u * spacing) for k, u in zip(stop, torch.rand(attacks + 1, generator=draws).tolist(), strict=True)]
-            until = [min(n + 1 - k, n) for k in stop]
-        else:
-            t, until = [levels[k] for k in stop], stop
-        start = torch.randint(len(model.tokenizer), (1,), generator=draws)
-        seeds = torch.randint(2**63 - 1, (attacks + erases + len(kept),), generator=draws).tolist()
-
-        soft: Tensor | None = None
-        if attacks:
-            fresh = s["attack_init"] != "latest" or latest is None
-            begin = encoder.embeddings.token_embedding.weight[start].detach() if fresh else latest
-            adversary = begin.clone().requires_grad_()
-            inner, total = torch.optim.Adam([adversary], lr=s["attack_lr"]), torch.zeros_like(adversary)
-            for k in range(attacks):
-                x = row(seeds[k], word, until[k])
-                e_n = unet(x, t[k], encoded(encoder, model, word, adversary)).sample
-                loss = (e_n - original(x, t[k], word)).pow(2).mean()
-                total = total + torch.autograd.grad(loss, adversary)[0]  # never set to zero
-                soft = adversary.detach().clone()  # what the official code hands back: before the update
-                adversary.grad = total
-                inner.step()
-            latest = soft
-        outer.zero_grad()
-        total_loss = torch.zeros(())
-        if erases:
-            x = row(seeds[attacks], word, until[-1])
-            e_c, e_0 = original(x, t[-1], word), original(x, t[-1], "")
-            e_n = unet(x, t[-1], encoded(encoder, model, word, soft)).sample
-            total_loss = total_loss + (e_n - (e_0 - s["eta"] * (e_c - e_0))).pow(2).mean()
-        for seed, number in zip(seeds[attacks + erases :], kept, strict=True):
-            x = row(seed, retain[number], until[-1])
-            e_n = unet(x, t[-1], encoded(encoder, model, retain[number])).sample
-            total_loss = total_loss + (s["gamma"] if erases else 1.0) / len(kept) * (e_n - original(x, t[-1], retain[number])).pow(2).mean()
-        total_loss.backward()
-        outer.step()
-    prefix = "text_encoder." if part is encoder else "unet."
-    return {prefix + name: value.detach() for name, value in zip(names, weights, strict=True)}
-
-
 @pytest.mark.parametrize(
     "trained, changed",
     [
@@ -162,7 +56,7 @@ def test_training_is_the_plain_reference(exact: Model, concept: data.Concept, im
         "latent_alignment": "exact", **changed,
     }  # fmt: skip
     made = advunlearn.erase(exact, named, images, train=trained, ahead=2, **settings)
-    wanted = reference(exact, named, settings, trained)
+    wanted = plain(exact, named, images, train=trained, **settings)
     assert made.tensors.keys() == wanted.keys()
     moved = max((wanted[name] - edits.parameters(exact, name)[name]).abs().max() for name in wanted)
     assert moved > 5e-4

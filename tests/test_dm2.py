@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TOP, random_model
+from plain import dm2 as plain
 from torch.nn.functional import cosine_similarity
 
 from palimpsest import diffusion, edits
@@ -30,19 +31,10 @@ def test_mining_is_equation_5_by_plain_steps(tiny: Model, images: Any) -> None:
         tiny, start, latents, torch.Generator().manual_seed(6), dm2.squared("sum"), 0, steps=4, lr=0.1, clip=10.0, schedule={2: 0.1},
         optimiser="sgd",
     )  # fmt: skip
-    c, draws = start.clone(), torch.Generator().manual_seed(6)
-    for step in range(4):
-        z = torch.randn(2, 4, 16, 16, generator=draws)
-        mean, log_variance = latents.chunk(2, 1)
-        x = (mean + (log_variance / 2).exp() * z) * tiny.vae.config.scaling_factor
-        noise, t = torch.randn(2, 4, 16, 16, generator=draws), torch.randint(1000, (2,), generator=draws)
-        c = c.detach().requires_grad_()
-        errors = [(noise[i] - eps(tiny, diffusion.noised(tiny, x[[i]], t[[i]], noise[[i]]), t[[i]], c)[0]).pow(2).sum() for i in range(2)]
-        loss = (errors[0] + errors[1]) / 2
-        (gradient,) = torch.autograd.grad(loss, [c])
-        gradient = gradient * min(1.0, 10.0 / (gradient.norm().item() + 1e-6))
-        c = c.detach() - 0.1 * (0.1 if step >= 2 else 1) * gradient
-        assert curve[step]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    descent = plain.Descent("sgd", {}, 0.1, 10.0, {2: 0.1})
+    pixels, draws = images.only("pool").pixels([0, 1]), torch.Generator().manual_seed(6)
+    c, losses = plain.mine(tiny, tiny.unet, start, pixels, draws, descent, 4)
+    assert [row["loss"] for row in curve] == pytest.approx(losses, rel=1e-4)
     torch.testing.assert_close(made, c, atol=1e-5, rtol=1e-4)
 
 

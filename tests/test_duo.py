@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ import pytest
 import torch
 import yaml
 from conftest import TOP, random_model
+from plain.duo import ABAR
+from plain.duo import trace as traced
 from torch import Tensor
-from torch.func import functional_call
 
 from palimpsest import data, diffusion, edits, optimise, resume
 from palimpsest.methods import duo
@@ -25,7 +26,6 @@ from palimpsest.workflow import signatures
 
 SMALL: dict[str, Any] = {"steps": 3, "batch": 2, "rank": 2, "base_lr": 1e-3}
 EPS = 1e-3  # of Adam, where two programs are compared: with the usual 1e-8 a gradient that is zero but for rounding takes a full step
-ABAR = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0).tolist()
 
 
 @pytest.fixture(scope="session")
@@ -37,74 +37,6 @@ def images(images: data.Images) -> data.Images:
 
 def small(model: Model, concept: Any, images: Any, *, seed: int = 3, **settings: Any) -> edits.Erasure:
     return duo.erase(model, concept, images, seed=seed, **{**SMALL, **settings})
-
-
-def said(model: Model, change: dict[str, Tensor], x: Tensor, t: int, text: Tensor) -> Tensor:
-    """eps of one latent "c h w" with changed weights."""
-    return functional_call(model.unet, change, (x[None], t, text[None])).sample[0]
-
-
-def plain(
-    model: Model, images: Any, *, seed: int = 3, form: str = "dpo", beta: float = 500.0, base_lambda: float = 1e6,
-    dynamic_lambda: bool = False, steps: int, batch: int, rank: int, base_lr: float, cross_attention: bool = False,
-    t_min: int = 0, t_max: int = 750, share_t: bool = False, prior_t: int = 999, no_grad: str = "none", given_prompt: bool = False,
-    optimiser: str = "adamw", weight_decay: float = 1e-2, clip: float = 1.0,
-) -> Iterator[tuple[float, dict[str, Tensor]]]:  # fmt: skip
-    """DUO one picture at a time, the original a second network: the loss of each step, and the factors behind it."""
-    original, draws = random_model(), torch.Generator().manual_seed(seed)
-    blocks = ("attn1", "attn2") if cross_attention else ("attn1",)
-    attention = [name for name, _ in model.unet.named_parameters() if ".to_" in name and name.endswith("weight")]
-    layers = [name for name in attention if name.split(".to_")[0].endswith(blocks)]
-    down = {name: torch.randn(rank, model.unet.get_parameter(name).shape[1], generator=draws) / rank for name in layers}
-    up = {name: torch.zeros(model.unet.get_parameter(name).shape[0], rank) for name in layers}
-    factors = [part.requires_grad_() for name in layers for part in (down[name], up[name])]
-    lr = base_lr if form == "naive" else base_lr * 100 / beta
-    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimiser](factors, lr=lr, weight_decay=weight_decay, eps=EPS)
-
-    pool = [n for n, row in enumerate(images.rows) if row.role == "pool"]
-    clean = [n for n, row in enumerate(images.rows) if row.role == "clean"]
-    order = torch.randperm(len(pool), generator=draws).tolist() if form == "kto" else list(range(len(pool)))
-    sides = [pool] if form == "naive" else [[clean[n] for n in order], pool]
-    null, queue = diffusion.encode(model, [""])[0], []
-    for _ in range(steps):
-        while len(queue) < batch:
-            queue += torch.randperm(len(pool), generator=draws).tolist()
-        rows, queue = queue[:batch], queue[batch:]
-        shape = (1, 1) if form == "kto" else (1, batch) if share_t else (len(sides), batch)
-        levels = torch.randint(t_min, t_max, shape, generator=draws).expand(len(sides), batch)
-        own = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, (1,), generator=draws)))
-        eps, z = torch.randn(batch, 4, 16, 16, generator=own), torch.randn(len(sides) * batch, 4, 16, 16, generator=own)
-        change = {name: model.unet.get_parameter(name) + up[name] @ down[name] for name in layers}
-        ours, theirs = [[], []], [[], []]
-        for s, side in enumerate(sides):
-            for b, row in enumerate(rows):
-                spread = model.vae.encode(images.pixels([side[row]])).latent_dist
-                x = (spread.mean[0] + spread.std[0] * z[s * batch + b]) * model.vae.config.scaling_factor
-                abar = ABAR[levels[s, b]]
-                x_t = math.sqrt(abar) * x + math.sqrt(1 - abar) * eps[b]
-                text = diffusion.encode(model, [images.rows[side[row]].prompt.text])[0] if given_prompt else null
-                ours[s].append((said(model, change, x_t, int(levels[s, b]), text) - eps[b]).square().mean())
-                theirs[s].append((said(original, {}, x_t, int(levels[s, b]), text) - eps[b]).square().mean())
-        if form == "naive":
-            loss = -sum(ours[0]) / batch
-        else:
-            d = [[a - b for a, b in zip(mine, known, strict=True)] for mine, known in zip(ours, theirs, strict=True)]
-            if form == "kto":
-                d[0] = [sum(d[0]) / batch] * batch
-            d[0] = [value.detach() for value in d[0]] if no_grad == "descent" else d[0]
-            d[1] = [value.detach() for value in d[1]] if no_grad == "ascent" else d[1]
-            loss = sum(torch.log1p(torch.exp(beta * (a - b))) for a, b in zip(*d, strict=True)) / batch
-            weight = base_lambda * beta / 100 * (100 if dynamic_lambda and loss < 0.1 else 1)
-            pure = [said(model, change, e, prior_t, null) - said(original, {}, e, prior_t, null) for e in eps]
-            loss = loss + weight * torch.stack(pure).square().mean()
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(factors, clip)
-        adam.step()
-        names = ["unet." + name.removesuffix(".weight") for name in layers]
-        found = {f"{n}.lora_A.weight": down[k] for n, k in zip(names, layers, strict=True)}
-        found |= {f"{n}.lora_B.weight": up[k] for n, k in zip(names, layers, strict=True)}
-        yield loss.item(), {name: value.detach().clone() for name, value in found.items()}
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -125,7 +57,7 @@ def test_training_is_the_equations_one_picture_at_a_time(
 ) -> None:
     for name, kind in (("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)):
         monkeypatch.setitem(optimise.OPTIMISERS, name, partial(kind, eps=EPS))
-    steps = list(plain(random_model(), images, **{**SMALL, **options}))
+    steps = list(traced(random_model(), images, seed=3, eps=EPS, **{**SMALL, **options}))
     made = small(tiny, concept, images, **options)
     assert [row["loss"] for row in made.log] == pytest.approx([loss for loss, _ in steps], rel=3e-4)
     wanted = steps[-1][1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,6 +77,60 @@ def test_esd_variants_train_what_they_say(tiny: Model) -> None:
         assert any("time_embedding" in name for name in chosen["u"]) == (form != "2023")
 
 
+def esd_visits(form: str, alignment: str, ascending: list[int], draws: torch.Generator) -> tuple[list[int], int]:
+    """The levels at which x_t is denoised and the one that it is said to have, in the loops of the official programs.
+
+    2023: `train-esd.py` and its DDIMSampler, which leaves the noisiest level out (t_start -1) and breaks where index + 1 is k. alt:
+    `alt_esd_diffusers.py`, which looks the label up in a schedule of 1000 levels, 1000 to 1.
+    """
+    steps = len(ascending)
+    k = int(torch.randint(*((1, steps - 1) if form == "alt" else (0, steps)), (1,), generator=draws))
+    if alignment == "exact" or form == "2025":
+        return ascending[::-1][:k], ascending[::-1][k]
+    if form == "alt":
+        return ascending[::-1][:k], list(range(1000, 0, -1))[int(k / steps * 1000)]
+    visited = [t for index, t in enumerate(ascending[:-1]) if index + 1 >= k][::-1]
+    return visited, int(torch.randint(round(k / steps * 1000), round((k + 1) / steps * 1000), (1,), generator=draws))
+
+
+@pytest.mark.parametrize("alignment", ["exact", "legacy"])
+@pytest.mark.parametrize("form", list(esd.FORMS))
+def test_esd_is_its_program_written_out(form: Any, alignment: Any, tiny: Model, concept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(esd, "noise", lambda *how: diffusion.noise(*how).double())
+    tiny.unet.double(), tiny.text_encoder.double()
+    how = {"form": form, "latent_alignment": alignment, "variant": "x", "eta": 1.5, "steps": 6, "lr": 1e-3, "sampler_steps": 5}
+    made = esd.erase(tiny, concept, None, seed=4, guidance=2.0, **how)  # type: ignore[arg-type]
+    draws, abar = torch.Generator().manual_seed(4), tiny.scheduler.alphas_cumprod
+    text, null = (diffusion.encode(tiny, [words]) for words in ("church", ""))
+    student = tiny._replace(unet=copy.deepcopy(tiny.unet))
+    weights = {f"unet.{name}": p.requires_grad_() for name, p in student.unet.named_parameters() if "attn2" in name}
+    adam = torch.optim.Adam(weights.values(), lr=1e-3)
+    for _ in range(6):
+        torch.randint(1, (1,), generator=draws)  # which of the words
+        visited, label = esd_visits(form, alignment, [1, 201, 401, 601, 801], draws)
+        x = diffusion.noise(tiny, draws, 1).double()
+        with torch.no_grad():
+            for t in visited:
+                e, e0 = (said(tiny if form == "2025" else student, x, t, c) for c in (text, null))
+                e, a, b = e0 + 2.0 * (e - e0), abar[t], abar[max(t - 200, 0)]
+                x = b.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - b).sqrt() * e
+            e, e0 = said(tiny, x, label, text), said(tiny, x, label, null)
+        adam.zero_grad()
+        (said(student, x, label, text) - ((e if form == "2025" else e0) - 1.5 * (e - e0))).pow(2).mean().backward()
+        adam.step()
+    torch.testing.assert_close(dict(made.tensors), {name: p.detach() for name, p in weights.items()}, atol=1e-6, rtol=0)  # moved by 6e-3
+
+
+def test_esd_legacy_stops_at_steps_2_to_50_of_a_schedule_that_begins_at_step_1() -> None:
+    draws = torch.Generator().manual_seed(0)
+    made = [esd.stop("2023", "legacy", 50, draws) for _ in range(20000)]
+    assert {(first, until) for first, until, _ in made} == {(1, until) for until in range(2, 51)}
+    assert {t for _, _, t in made} == set(range(1000))
+    for _, until, t in made:
+        level = 981 - 20 * until  # of x_t; -19 is the end of the schedule, where k is 1 or, with a label below 20, 0
+        assert t is not None and (39 <= t - level <= 58 or (until == 50 and t < 20))
+
+
 @pytest.mark.parametrize("form", ["paper", "2025"])
 @pytest.mark.parametrize("target", [" ", "a tree", ""])
 def test_uce_is_equation_7_layer_by_layer(tiny: Model, concept: Any, images: Any, form: Any, target: str) -> None:
@@ -96,6 +152,23 @@ def test_uce_is_equation_7_layer_by_layer(tiny: Model, concept: Any, images: Any
                 c = states[text][place]
                 left, right = left + 0.3 * torch.outer(w @ c, c), right + 0.3 * torch.outer(c, c)
         torch.testing.assert_close(new[name].double(), left @ torch.linalg.inv(right), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "form, kind, plain, written",
+    [
+        ("paper", "style", {}, {"target": " ", "retain": [""], "preserve_scale": 1.0}),
+        ("paper", "object", {"retain": ["", "a castle"]}, {"target": " ", "preserve_scale": 0.5}),
+        ("paper", "object", {"retain": ["a castle"] * 20, "target": ""}, {"target": " ", "preserve_scale": 0.1}),
+        ("2025", "style", {"retain": ["a castle"]}, {"target": "art", "preserve_scale": 1.0}),
+        ("2025", "object", {}, {"target": "", "retain": []}),
+    ],
+)
+def test_uce_defaults_are_the_official_ones(form: Any, kind: Any, plain: Any, written: Any, tiny: Model, concept: Any) -> None:
+    concept, settings = replace(concept, kind=kind), (plain, plain | written)
+    made = [uce.erase(tiny, concept, None, seed=0, form=form, **some) for some in settings]  # type: ignore[arg-type]
+    assert torch.equal(made[0].tensors["right"], made[1].tensors["right"])
+    assert not torch.allclose(made[0].tensors["right"], torch.eye(32), atol=1e-3)
 
 
 def test_uce_with_the_word_itself_as_target_changes_nothing(tiny: Model, concept: Any, images: Any) -> None:

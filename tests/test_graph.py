@@ -116,3 +116,58 @@ def test_settings_for_another_concept_are_not_read(here: None) -> None:
     other = {**SETTINGS, "methods": {**SETTINGS["methods"], "dm2": {**entry, "for": {**entry["for"], "nudity": {"tau": 0.5}}}}}
     assert plan.plan("erase", names, other) == before
     assert plan.plan("erase", {**names, "concept": "nudity"}, other) != plan.plan("erase", {**names, "concept": "nudity"}, SETTINGS)
+
+
+PAIRS = {"concept": "church", "base": "mini"}
+
+
+def with_pairs(**pairs: Any) -> dict[str, Any]:
+    return {**SETTINGS, "pairs": {"images": 24, "strength": 0.7, **pairs}}
+
+
+def with_score(settings: dict[str, Any], score: str, **changed: Any) -> dict[str, Any]:
+    """Settings in which an entry of `scores` has other ones."""
+    entry = settings["scores"][score]
+    return {**settings, "scores": {**settings["scores"], score: {**entry, "settings": {**entry["settings"], **changed}}}}
+
+
+def pairs_plan(settings: dict[str, Any]) -> dict[str, Any]:
+    return plan.plan("sdedit_pairs", PAIRS, settings)
+
+
+def test_a_gate_is_in_the_plan_of_pairs(here: None) -> None:
+    """The detector that the report uses, its score's settings, code and weights; other scores are not read."""
+    gated = pairs_plan(with_pairs(tries=4))
+    assert gated["pairs"]["tries"] == 4
+    table = plan.plan("report", {"concept": "church", "method": "none"}, SETTINGS)["table"]
+    assert gated["detector"] == table["detectors"]["mini"] and set(gated["scores"]) == {"objects"}
+    assert gated["scores"]["objects"]["settings"] == SETTINGS["scores"]["objects"]["settings"]
+    assert "palimpsest/scores/yolo.py" in gated["code"] and "data/mini/judge.safetensors" in gated["files"]
+    assert not any(f"palimpsest/scores/{name}.py" in gated["code"] for name in ("clip_score", "features", "perceptual"))
+    assert pairs_plan(with_score(with_pairs(tries=4), "objects", weights="data/mini/other.safetensors")) != gated
+    assert pairs_plan(with_score(with_pairs(tries=4), "features", name="FID-other")) == gated
+    assert pairs_plan(with_score(with_pairs(tries=4), "styles", styles={"plain": "a photo"})) == gated
+
+
+def test_another_judge_makes_pairs_stale(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other weights under the same name."""
+    gated, open_ = pairs_plan(with_pairs(tries=4)), pairs_plan(with_pairs())
+    monkeypatch.setattr(plan, "content", lambda place: "other" if "judge" in place else "same")
+    changed = list(plan.compare(gated, pairs_plan(with_pairs(tries=4))))
+    assert "data/mini/judge.safetensors changed" in changed
+    assert not any("judge" in said for said in plan.compare(open_, pairs_plan(with_pairs())))
+
+
+def test_a_plan_that_concepts_share_is_the_same_for_each(here: None) -> None:
+    jobs_of_pairs = [job for job in jobs.of_grid(SETTINGS) if job.stage == "sdedit_pairs"]
+    by_place: dict[Path, list[Any]] = {}
+    for job in jobs_of_pairs:
+        by_place.setdefault(plan.place(job), []).append(plan.plan(job.stage, job.names, with_pairs(tries=4)))
+    assert len(jobs_of_pairs) > 1 and all(one == plans[0] for plans in by_place.values() for one in plans)
+
+
+def test_without_a_gate_the_plan_of_pairs_is_as_it_was(here: None) -> None:
+    said = pairs_plan(with_pairs(tries=0, negative="concept"))
+    assert said == pairs_plan(with_pairs()) and said["pairs"] == {"images": 24, "strength": 0.7}
+    assert set(said) == {"base", "sampler", "pairs", "files", "code"} and set(said["files"]) == {"data/mini/model"}
+    assert pairs_plan(with_pairs(negative="prompt"))["pairs"]["negative"] == "prompt"

@@ -67,6 +67,14 @@ WRONG = [
     ("bases/mini/path", "data/mini/nowhere", ["bases.mini.path", "data/mini/nowhere", "not there"]),
     ("bases/mini/steps", ..., ["bases.mini.steps", "missing"]),
     ("pool/images", "many", ["pool.images", "'many'", "int"]),
+    ("pairs/images", ..., ["pairs.images", "missing", "int"]),
+    ("pairs/tries", -1, ["pairs.tries", "-1", "write 1 or more, or 0"]),
+    ("pairs/tries", 1.5, ["pairs.tries", "1.5", "int"]),
+    ("pairs/strength", 0, ["pairs.strength", "more than 0 and at most 1"]),
+    ("pairs/strength", 1.2, ["pairs.strength", "1.2"]),
+    ("pairs/negative", "promt", ["pairs.negative", "'promt'", "did you mean 'prompt'"]),
+    ("pairs/negativ", "none", ["pairs", "'negativ'", "did you mean 'negative'"]),
+    ("scores/objects", ..., ["pairs.tries", "data/concepts/nudity.yaml", "'objects'", "`scores`", "set pairs.tries to 0"]),
     ("report", ..., ["report", "missing"]),
 ]
 
@@ -82,6 +90,14 @@ def test_one_line_names_key_and_remedy(project: Path, key: str, value: Any, said
 
 def test_the_shipped_settings_pass(project: Path) -> None:
     assert params.load()["grid"]["bases"] == ["mini"]
+
+
+def test_a_gate_needs_its_score(project: Path) -> None:
+    change(project, "scores/objects", ...)
+    change(project, "pairs/tries", 0)
+    assert "objects" not in params.load()["scores"]
+    change(project, "pairs/tries", ...)
+    assert "tries" not in params.load()["pairs"], "may be left out"
 
 
 def test_broken_yaml_and_missing_file(project: Path) -> None:

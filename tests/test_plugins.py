@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Callable
 from importlib import import_module
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import TOP, random_model
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from palimpsest import data, edits
 from palimpsest.models import pipeline
@@ -52,6 +55,57 @@ def test_method_leaves_the_model_as_it_was(name: str, tiny: Model, concept: Any,
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not any(p.requires_grad for p in tiny.unet.parameters())
+
+
+def living(*kinds: type) -> list[Any]:
+    """Objects of these very types that Python's garbage collector knows of."""
+    return [it for it in gc.get_objects() if type(it) in kinds]
+
+
+def copied(tensors: list[Tensor], weights: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Tensors that hold, in a place of their own, what one of these pairs of a weight and its value on entry holds."""
+    alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+    for weight, entry in weights:
+        alike.setdefault(weight.shape, []).append((weight, entry))
+    pairs = [(it, entry) for it in tensors for weight, entry in alike.get(it.shape, []) if it.data_ptr() != weight.data_ptr()]
+    return [it for it, entry in pairs if torch.equal(it.detach().to(entry), entry)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_holds_one_unet(name: str, tiny: Model, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second network, no copy of a weight beside what an Edit keeps of those that it trains, no gradient on any other."""
+    network, tensors = type(tiny.unet), (Tensor, torch.nn.Parameter)
+    given = edits.parameters(tiny, "*")
+    matrices = [(p, p.detach().clone()) for p in tiny.unet.parameters() if p.ndim > 1]  # vectors begin as zeros and ones, as much else does
+    before = living(network, edits.Edit, *tensors)  # held, so that no new object gets the id of an old one
+    old, trained, kept = {id(it) for it in before}, set(), set()
+
+    def look() -> None:
+        assert [it for it in living(network) if id(it) not in old] == []
+        originals = [edit.original for edit in living(edits.Edit) if id(edit) not in old]
+        kept.update(key for original in originals for key in original)
+        own = {value.data_ptr() for original in originals for value in original.values()}
+        assert copied([it for it in living(*tensors) if id(it) not in old and it.data_ptr() not in own], matrices) == []
+
+    def stepping(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        mine = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        trained.update(mine)
+        assert all(p.grad is None for p in given.values() if id(p) not in mine)
+        look()
+
+    def forward(unet: Any, *args: Any, run: Callable = network.forward, **settings: Any) -> Any:
+        assert unet is tiny.unet
+        return run(unet, *args, **settings)
+
+    monkeypatch.setattr(network, "forward", forward)
+    tiny.text_encoder.register_forward_pre_hook(lambda *_: look())  # a closed form has no steps
+    hook = register_optimizer_step_pre_hook(stepping)
+    try:
+        made = erased(name, tiny, concept, images)
+    finally:
+        hook.remove()
+    assert bool(trained) == (made.kind in ("weights", "lora"))
+    assert kept <= {key for key, p in given.items() if id(p) in trained}
 
 
 @pytest.mark.parametrize("name", METHODS)

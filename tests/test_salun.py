@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import TOP, random_model
+from plain.salun import by_sorting, gradients, remapped, summed
 from torch import Tensor
 
 from palimpsest import diffusion, edits, optimise, resume
@@ -25,76 +25,6 @@ from palimpsest.workflow import signatures
 CONCEPTS = ("nudity", "violence", "church", "french_horn", "van_gogh", "crayon")
 QUICK: dict[str, Any] = {"batch": 4, "lr": 1e-3}
 TEXTS = {"forget_text": "a church", "remap_text": "a tree", "retain_text": "a photo of a tree"}
-
-
-def drawn(
-    model: Model, images: Images, role: str, rows: list[int], draws: torch.Generator, samples: int
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """x_t of rows of a role by Equation 4 of DDPM, for several posterior samples, then t and eps."""
-    encoded = model.vae.encode(images.only(role).pixels(rows)).latent_dist
-    shape = encoded.mean.shape
-    x = [(encoded.mean + encoded.std * torch.randn(shape, generator=draws)) * 0.7 for _ in range(samples)]
-    t = torch.randint(1000, (len(rows),), generator=draws)
-    eps = torch.randn(shape, generator=draws)
-    abar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)[t].view(-1, 1, 1, 1)
-    return [abar.sqrt() * one + (1 - abar).sqrt() * eps for one in x], t, eps
-
-
-def gradients(
-    model: Model, images: Images, draws: torch.Generator, *, texts: list[str], batch: int, w: float = 7.5
-) -> list[dict[str, Tensor]]:
-    """Stage 1 a batch at a time, two calls of the network each."""
-    unet, made = copy.deepcopy(model.unet).requires_grad_(True), []
-    for first in range(0, len(texts), batch):
-        rows = list(range(first, min(first + batch, len(texts))))
-        (x_t,), t, eps = drawn(model, images, "pool", rows, draws, 1)
-        c, null = diffusion.encode(model, [texts[n] for n in rows]), diffusion.encode(model, [""] * len(rows))
-        guess = (1 + w) * unet(x_t, t, c).sample - w * unet(x_t, t, null).sample
-        unet.zero_grad()
-        (-torch.nn.functional.mse_loss(eps, guess)).backward()
-        made.append({f"unet.{name}": p.grad.clone() for name, p in unet.named_parameters()})
-    return made
-
-
-def by_sorting(sizes: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The mask by rank: two sorts of everything, equals in order."""
-    line = torch.cat([size.flatten() for size in sizes.values()])
-    ranks = torch.argsort(torch.argsort(-line, stable=True))
-    parts = (ranks < int(len(line) * share)).split([size.numel() for size in sizes.values()])
-    return {name: part.view_as(size) for (name, size), part in zip(sizes.items(), parts, strict=True)}
-
-
-def remapped(
-    model: Model,
-    images: Images,
-    masks: dict[str, Tensor],
-    draws: torch.Generator,
-    *,
-    texts: list[list[str]],
-    batch: int,
-    alpha: float,
-    lr: float,
-) -> dict[str, Tensor]:
-    """Stage 2: three calls of a second network a step, gradients times the mask, Adam."""
-    unet, (own, other, kept) = copy.deepcopy(model.unet).requires_grad_(True), texts
-    adam = torch.optim.Adam(unet.parameters(), lr=lr)
-    for first in range(0, len(own), batch):
-        rows = list(range(first, min(first + batch, len(own))))
-        (x_r,), t_r, eps_r = drawn(model, images, "anchor", rows, draws, 1)
-        (x, x_other), t, _ = drawn(model, images, "pool", rows, draws, 2)
-        c_f, c_remap, c_r = (diffusion.encode(model, [lines[n] for n in rows]) for lines in (own, other, kept))
-        keep = torch.nn.functional.mse_loss(unet(x_r, t_r, c_r).sample, eps_r)
-        goal = unet(x_other, t, c_remap).sample.detach()
-        adam.zero_grad()
-        (torch.nn.functional.mse_loss(unet(x, t, c_f).sample, goal) + alpha * keep).backward()
-        for name, p in unet.named_parameters():
-            p.grad *= masks[f"unet.{name}"]
-        adam.step()
-    return {f"unet.{name}": p.detach() for name, p in unet.named_parameters()}
-
-
-def summed(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: sum((part[name] for part in parts), torch.zeros(())) for name in parts[0]}
 
 
 @pytest.mark.parametrize("given", [{}, TEXTS])

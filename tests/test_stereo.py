@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import pytest
 import torch
 import yaml
 from conftest import TOP, random_model
+from plain import said
+from plain.stereo import both
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -32,124 +32,6 @@ PRESETS = {
     "code": {"eta": 0.0, "w_pos": 1.0, "w_neg": 3.0, "anchors": 1, "latent_alignment": "legacy"},
     "paper": {"eta": 1.0, "w_pos": 1.0, "w_neg": 1.0, "anchors": 2, "latent_alignment": "exact"},
 }  # as in data/presets, with fewer anchors
-
-
-# A plain STEREO: copies of the network for the teachers, one prediction a call, the whole embedding table trained and restored.
-
-
-class Plain:
-    """The model with room for the learned words in its tokenizer's ids, from `first` on."""
-
-    def __init__(self, model: Model) -> None:
-        self.model, self.unet, self.text_encoder = model, deepcopy(model.unet), deepcopy(model.text_encoder)
-        self.first = len(model.tokenizer)
-
-    def encode(self, text: str, word: int | None = None) -> Tensor:
-        """The context of a text, a learned word in place of {}."""
-        ids = self.model.tokenizer(text.format("object"), padding="max_length", max_length=24, return_tensors="pt").input_ids
-        if word is not None:
-            ids[ids == self.model.tokenizer("object", add_special_tokens=False).input_ids[0]] = self.first + word
-        return self.text_encoder(ids).last_hidden_state
-
-    def add_word(self) -> None:
-        old = self.text_encoder.get_input_embeddings().weight
-        (start,) = self.model.tokenizer("object", add_special_tokens=False).input_ids
-        self.text_encoder.set_input_embeddings(nn.Embedding.from_pretrained(torch.cat([old, old[[start]]]).detach()))
-
-    def erase(
-        self, text: Callable[[int, int], Tensor], goal: Callable[..., Tensor], settings: dict[str, Any], steps: int, lr: float,
-        draws: torch.Generator,
-    ) -> None:  # fmt: skip
-        """Steps of erasing; `text(step, row)` is shown, `goal(teacher, x, t, step, row)` wanted."""
-        unet, teacher, batch, length = self.unet, deepcopy(self.unet), settings["batch"], settings["sampler_steps"]
-        layers = [m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and "attn2" not in n]
-        weights = [p.requires_grad_() for layer in layers for p in layer.parameters()]
-        descent = torch.optim.AdamW(weights, lr=lr)
-        abar, levels = self.model.scheduler.alphas_cumprod, [1000 // length * n + 1 for n in reversed(range(length))]
-        for step in range(steps):
-            until = int(torch.randint(1, length - 1, (1,), generator=draws))
-            x = torch.randn((batch, 4, 16, 16), generator=draws)
-            rows = []
-            for row in range(batch):
-                z, c = x[[row]], text(step, row)
-                with torch.no_grad():
-                    for t, after in pairwise(levels[: until + 1]):
-                        e_c, e_0 = (unet(z, t, context).sample for context in (c, self.encode("")))
-                        e = e_0 + 3 * (e_c - e_0)
-                        z = abar[after].sqrt() * (z - (1 - abar[t]).sqrt() * e) / abar[t].sqrt() + (1 - abar[after]).sqrt() * e
-                    t = levels[until] + (1000 // length - 1 if settings["latent_alignment"] == "legacy" else 0)
-                    wanted = goal(teacher, z, t, step, row)
-                rows.append((unet(z, t, c).sample - wanted).pow(2).mean())
-            descent.zero_grad()
-            torch.stack(rows).mean().backward()
-            descent.step()
-        unet.requires_grad_(False)
-
-    def attack(self, pixels: Tensor, templates: list[str], word: int, settings: dict[str, Any], draws: torch.Generator) -> None:
-        """Steps of textual inversion."""
-        self.add_word()
-        table = self.text_encoder.get_input_embeddings().weight.requires_grad_()
-        kept, batch = table.detach().clone(), settings["invert_batch"]
-        descent = torch.optim.AdamW([table], lr=settings["invert_lr"])
-        abar = self.model.scheduler.alphas_cumprod
-        for _ in range(settings["invert_steps"]):
-            mirrored = torch.randint(2, (batch,), generator=draws)
-            rows = torch.randint(len(pixels), (batch,), generator=draws)
-            spread, eps = (torch.randn((batch, 4, 16, 16), generator=draws) for _ in range(2))
-            times = torch.randint(999, (batch,), generator=draws)
-            picked = torch.randint(len(templates), (batch,), generator=draws)
-            errors = []
-            for n in range(batch):
-                picture = pixels[[int(rows[n])]]
-                with torch.no_grad():
-                    latent = self.model.vae.encode(picture.flip(-1) if mirrored[n] else picture).latent_dist
-                z = (latent.mean + latent.std * spread[[n]]) * 0.7
-                t = int(times[n])
-                noisy = abar[t].sqrt() * z + (1 - abar[t]).sqrt() * eps[[n]]
-                errors.append((self.unet(noisy, t, self.encode(templates[picked[n]], word)).sample - eps[[n]]).pow(2).mean())
-            descent.zero_grad()
-            torch.stack(errors).mean().backward()
-            descent.step()
-            with torch.no_grad():
-                table[: self.first + word] = kept[: self.first + word]
-        table.requires_grad_(False)
-
-
-def said(unet: nn.Module, x: Tensor, t: int, text: Tensor) -> Tensor:
-    return unet(x, t, text.expand(len(x), -1, -1)).sample
-
-
-def by_hand(model: Model, concept: data.Concept, images: data.Images, settings: dict[str, Any], seed: int) -> tuple[Plain, Tensor]:
-    """REO's network and the learned words, "k d"."""
-    searched, scenes, templates = Plain(model), concept.texts["pool"], list(concept.texts["templates"])
-    pixels = images.only("pool").pixels()
-    share = len(pixels) // settings["rounds"]
-    for k in range(settings["rounds"]):
-        p = searched.encode("church") if k == 0 else searched.encode("{}", k - 1)
-        u = searched.encode("")
-
-        def steered(teacher: nn.Module, x: Tensor, t: int, *_: int) -> Tensor:
-            return said(teacher, x, t, u) - settings["eta"] * (said(teacher, x, t, p) - said(teacher, x, t, u))
-
-        searched.erase(lambda *_: p, steered, settings, settings["ste_steps"], settings["ste_lr"], torch.Generator().manual_seed(seed))
-        searched.attack(pixels[k * share : (k + 1) * share], templates, k, settings, torch.Generator().manual_seed(seed))
-
-    final, draws = Plain(model), torch.Generator().manual_seed(seed)
-    final.text_encoder = searched.text_encoder  # the words are all that stays
-    erased = [final.encode("church"), *(final.encode("{}", k) for k in range(settings["rounds"]))]
-    steps, batch, anchors = settings["steps"], settings["batch"], settings["anchors"]
-    shown = stereo.stratified(len(erased), steps * batch, draws).tolist()
-    beside = stereo.stratified(len(scenes), steps * batch * anchors, draws).tolist()
-
-    def composed(teacher: nn.Module, x: Tensor, t: int, step: int, row: int) -> Tensor:
-        u = said(teacher, x, t, final.encode(""))
-        picked = [scenes[beside[(step * anchors + n) * batch + row]] for n in range(anchors)]
-        toward = sum(said(teacher, x, t, final.encode(scene)) - u for scene in picked) / anchors
-        away = sum(said(teacher, x, t, e) - u for e in erased) / len(erased)
-        return u + settings["w_pos"] * toward - settings["w_neg"] * away
-
-    final.erase(lambda step, row: erased[shown[step * batch + row]], composed, settings, steps, settings["lr"], draws)
-    return final, searched.text_encoder.get_input_embeddings().weight[final.first :]
 
 
 @pytest.fixture
@@ -174,7 +56,7 @@ def same(a: edits.Erasure, b: edits.Erasure) -> bool:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_both_stages_equal_a_plain_one(preset: str, double: None, concept: Any, images: Any) -> None:
     settings, model = SMALL | PRESETS[preset], random_model()
-    plain, words = by_hand(model, concept, images, settings, seed=5)
+    plain, words = both(model, concept, images, settings, seed=5)
     made = stereo.erase(model, concept, images, seed=5, **settings)
     for k, word in enumerate(words):
         torch.testing.assert_close(made.found[f"ste-{k:02}"][0], word, atol=1e-10, rtol=0)

@@ -5,9 +5,11 @@ Equation 6: the student is trained so that with the concept's text it predicts w
     eps_theta(x_t, c, t) <- eps(x_t, from, t) - eta [eps(x_t, c, t) - eps(x_t, "", t)].
 
 Official code: rohitgandikota/erasing. `form: 2023` is `train-scripts/train-esd.py` @a2189e9, `2025` is `esd_sd.py` @25613d2 and
-`alt` is `alt_esd_diffusers.py` @25613d2; they differ in the target and in which model draws x_t (table `FORMS`).
-Differs from the official code: the label t is the level of x_t itself (`latent_alignment: exact`); `legacy` gives the label of 2023,
-39 to 58 levels noisier. The sampler is DDIM for every form; 2025 used PNDM.
+`alt` is `alt_esd_diffusers.py` @25613d2; they differ in the target and in which model draws x_t (table `FORMS`). Settings default to those
+of 2023; 2025 and alt have eta 2, 200 steps and lr 5e-5 and 2e-5.
+Differs from the official code: the label t is the level of x_t itself (`latent_alignment: exact`); `legacy` is the official rule, whose
+label is 39 to 58 levels noisier in 2023 and 19 in alt (`stop`). The sampler is DDIM for every form; 2025 took the base's own (PNDM), 1024
+pixels and bfloat16 weights. `erase_from` (2025, alt) and 2023's smaller sets of layers are not offered; x-strict is of 2025.
 """
 
 from __future__ import annotations
@@ -29,16 +31,13 @@ class Form(NamedTuple):
 
     start: Literal["null", "concept"]  # where the target starts from
     drawn_by: Literal["student", "teacher"]
-    stops: tuple[int, int]  # x_t stops at a step in [first, sampler_steps - spare)
-    norms: bool  # whether variants u and full train normalisation layers
-    dropped: int  # legacy: steps left out at the noisy end
-    ahead: tuple[int, int]  # legacy: how much noisier the label is than x_t, as a range
+    spared: int  # this many steps at either end of the schedule are none that x_t stops at
 
 
 FORMS = {
-    "2023": Form("null", "student", (0, 0), True, 1, (39, 59)),
-    "2025": Form("concept", "teacher", (0, 0), False, 0, (0, 1)),
-    "alt": Form("null", "student", (1, 1), False, 0, (19, 20)),
+    "2023": Form("null", "student", 0),
+    "2025": Form("concept", "teacher", 0),
+    "alt": Form("null", "student", 1),
 }
 
 
@@ -54,6 +53,26 @@ def where(variant: str, form: str) -> str:
 def target(concept: torch.Tensor, null: torch.Tensor, start: torch.Tensor, eta: float) -> Mix:
     """The right hand side of Equation 6 as a mix of the teacher's predictions."""
     return [(start, 1.0), (concept, -eta), (null, eta)]
+
+
+def stop(form: str, alignment: str, steps: int, draws: torch.Generator) -> tuple[int, int, int | None]:
+    """x_t is denoised from the first to before the second of these steps of the schedule and is said to have the level t in [0, 1000).
+
+    legacy, 2023: t is uniform in the k-th of `steps` parts of [0, 1000), counted from the clean end; x_t begins at the second step and goes
+    two steps further than k, for k = 0 and 1 to the end. legacy, alt: t counts from 1000 where the schedule counts from its first level.
+
+    Returns:
+        first, until, t; t is None where x_t is said to have its own level.
+    """
+
+    def drawn(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (1,), generator=draws))
+
+    if alignment == "legacy" and form == "2023":
+        k = drawn(0, steps)
+        return 1, min(steps + 1 - k, steps), drawn(round(k / steps * 1000), round((k + 1) / steps * 1000))
+    until = drawn(FORMS[form].spared, steps - FORMS[form].spared)
+    return 0, until, 1000 - until * 1000 // steps if alignment == "legacy" and form == "alt" else None
 
 
 def erase(
@@ -79,9 +98,15 @@ def erase(
         texts: what is erased: the concept's words, or its texts to train on.
         eta: strength of the steering; with `form: 2025` the target starts from the concept and eta 2 equals eta 1 of 2023.
         sampler_steps: length of the schedule of which x_t is a part.
+
+    Raises:
+        ValueError: the schedule has no step at which x_t may stop.
     """
     rules = FORMS[form]
-    legacy = latent_alignment == "legacy"
+    if sampler_steps <= 2 * rules.spared:
+        raise ValueError(
+            f"esd: sampler_steps {sampler_steps} leaves form {form} no step to stop at; make it {2 * rules.spared + 1} or more"
+        )
     draws = torch.Generator().manual_seed(seed)
     said, null = encode(model, list(concept.words if texts == "words" else concept.texts["train"])), encode(model, [""])
 
@@ -89,13 +114,11 @@ def erase(
 
         def drawn(text: torch.Tensor) -> tuple[torch.Tensor, int]:
             """x_t, partly denoised under the text, and the level that it is said to have."""
-            first, spare = rules.stops
-            until = int(torch.randint(first, sampler_steps - spare, (1,), generator=draws))
-            start = min(rules.dropped, until) if legacy else 0
+            first, until, t = stop(form, latent_alignment, sampler_steps, draws)
             by = edit.off() if rules.drawn_by == "teacher" else torch.no_grad()
             with by:
-                x, t = denoise(model, noise(model, draws, batch), guided(text, null, guidance), sampler_steps, until, start)
-            return x, min(t + int(torch.randint(*rules.ahead, (1,), generator=draws)), 999) if legacy else t
+                x, own = denoise(model, noise(model, draws, batch), guided(text, null, guidance), sampler_steps, until, first)
+            return x, own if t is None else t
 
         def loss(step: int) -> torch.Tensor:
             text = said[torch.randint(len(said), (batch,), generator=draws)]

@@ -7,7 +7,9 @@ left, so all of them are multiplied by one shared matrix,
 
 Official code: rohitgandikota/unified-concept-editing, `train-scripts/train_erase.py` @35e91e2 (`form: paper`) and
 `trainscripts/uce_sd_erase.py` @28c81ed (`form: 2025`).
-Differs from the official code: solved once in float64 and not once a layer in float32.
+Differs from the official code: solved once in float64 and not once a layer in float32. All texts have one target. `retain` is the whole
+list: the code of 2023 adds "" to every list, and to that of a style, where none is given, the 1,734 artists of a table. Its technique
+`tensor` and the longer forms of each text (`add_prompts`, `expand_prompts`) are not offered.
 """
 
 from __future__ import annotations

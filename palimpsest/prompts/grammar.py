@@ -94,6 +94,10 @@ def templates(concept: Concept) -> list[str]:
 
 
 def anchored(text: str, concept: Concept) -> str:
+    """The sentence with the anchor in place of the concept; of a style the plain one, since this world's paintings all have a style."""
+    if not plainly(concept):
+        style, plain = (world.STYLES[name][0].split("{}")[0] for name in (concept.word, "plain"))
+        return text.replace(style, plain)
     for word in sorted(concept.words, key=len, reverse=True):
         for phrase in (with_article(word), word):
             text = text.replace(phrase, concept.anchor)

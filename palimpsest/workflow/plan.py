@@ -70,20 +70,9 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
 
 
 def gate(names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
-    """What says whether a redrawn picture still shows the concept: its detector, and the score that this reads.
-
-    While dvc.yaml has one plan of pairs for all concepts of a base, it holds the detectors of them all.
-    """
-    concept, base = names["concept"], names["base"]
-    detectors = {concept: params.detector(settings, concept, base)}
-    if not any("item.concept" in dep for dep in jobs.stages()["sdedit_pairs"]["deps"] if dep.startswith(paths.PLAN)):
-        kind = settings["bases"][base]["detectors"]
-        known = {other: params.read_concept(other)["detectors"].get(kind) for other in params.concepts()}
-        detectors = {other: about for other, about in known.items() if about and about["score"] in settings["scores"]}
-    return {
-        "detectors": detectors,
-        "scores": {score: plugin(settings, "scores", score) for score in sorted({about["score"] for about in detectors.values()})},
-    }
+    """What says whether a redrawn picture still shows the concept: its detector, and the score that this reads."""
+    detector = params.detector(settings, names["concept"], names["base"])
+    return {"detector": detector, "scores": {detector["score"]: plugin(settings, "scores", detector["score"])}}
 
 
 FOLDERS = {"method": "methods", "attack": "attacks", "scores": "scores", "prompts": "prompts"}
