@@ -42,7 +42,8 @@ def needs(verb, **bound):
         outside = str(plan.place(job)).startswith(paths.OTHER_PLAN)
         # settle brings those of the grid; a job elsewhere must not go over to settings changed since
         if outside and workflow.is_main_process:
-            plan.bring(job, SETTINGS)
+            # Snakemake looks into a folder once; of what comes later it must be told
+            workflow.iocache.exists_local[str(plan.bring(job, SETTINGS))] = True
         return job.files
 
     return files

@@ -189,3 +189,11 @@ def test_dvc_may_rewrite_the_file(tmp_path: Path) -> None:
     after = yaml.safe_load((tmp_path / "params.yaml").read_text())
     assert after["pool"].pop("images") == 97 and before["pool"].pop("images") != 97
     assert after == before
+
+
+def test_tables_outside_the_grid_can_be_asked_for_together(project: Path) -> None:
+    """Their plans are written while Snakemake plans, which looks into a folder once."""
+    tables = [f"results/{concept}/sld/table.csv" for concept in ("violence", "french_horn", "van_gogh", "crayon")]
+    run = snakemake("-n", *tables)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {line.split()[1] for line in run.stdout.splitlines() if line.startswith("report ")} == {"4"}
