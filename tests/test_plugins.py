@@ -15,7 +15,7 @@ from conftest import TOP, random_model
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from palimpsest import data, edits
+from palimpsest import data, diffusion, edits
 from palimpsest.models import pipeline
 from palimpsest.types import Model
 from palimpsest.workflow import params, signatures
@@ -135,26 +135,30 @@ def test_erasure_survives_the_disk_and_applies(name: str, tiny: Model, concept: 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_erasure_loads_into_a_stock_pipeline(name: str, tiny: Model, concept: Any, images: Any, tmp_path: Path) -> None:
+def test_stock_diffusers_draws_the_same_pictures(name: str, tiny: Model, concept: Any, images: Any, tmp_path: Path) -> None:
+    """Factors through `load_lora_weights`, other weights as a folder (scripts/export.py), without a line of ours."""
     from diffusers import StableDiffusionPipeline
 
-    made = erased(name, tiny, concept, images)
+    made, parts = erased(name, tiny, concept, images), random_model()
     if made.kind == "guidance":  # tests/test_sld.py compares its pictures with those of diffusers' own pipeline
         assert not made.tensors and not edits.weights(tiny, made)
         return
-    if made.kind == "lora":  # the factors alone, through diffusers' own loader
+    if made.kind == "lora":
         made.save(tmp_path / "e.json", {})
-        stock = pipeline(random_model())
+        stock = pipeline(parts)
         stock.load_lora_weights(tmp_path, weight_name="e.safetensors")
-        edits.apply(tiny, made)
     else:
-        edits.apply(tiny, made)
-        pipeline(tiny).save_pretrained(tmp_path / "stock")
+        pipeline(edits.apply(parts, made)).save_pretrained(tmp_path / "stock")
         stock = StableDiffusionPipeline.from_pretrained(tmp_path / "stock", safety_checker=None)
-    x, context = torch.randn(2, 4, 16, 16), torch.randn(2, 24, 32)
-    with torch.no_grad():
-        ours, theirs = (unet(x, 500, context).sample for unet in (tiny.unet, stock.unet))
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    stock.set_progress_bar_config(disable=True)
+    rows = [data.Prompt("a photo of a church", 3), data.Prompt("a dog in the snow", 4)]
+    before = torch.stack(list(diffusion.draw(tiny, data.Prompts(rows), steps=4, guidance=7.5, batch=2)))
+    ours = torch.stack(list(diffusion.draw(edits.apply(tiny, made), data.Prompts(rows), steps=4, guidance=7.5, batch=2)))
+    x = diffusion.noise(tiny, [torch.Generator().manual_seed(row.seed) for row in rows])
+    asked = {"latents": x, "num_inference_steps": 4, "guidance_scale": 7.5, "height": 32, "width": 32, "output_type": "np"}
+    theirs = torch.from_numpy(stock([row.text for row in rows], **asked).images).permute(0, 3, 1, 2)
+    torch.testing.assert_close(ours / 2 + 0.5, theirs, atol=1e-4, rtol=0)
+    assert (name == "none") == torch.equal(ours, before)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
