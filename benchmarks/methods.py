@@ -108,11 +108,19 @@ CASES = {
 EXTRA = ("ahead",)  # settings of ours that change no value
 
 
+def now() -> float:
+    """Seconds of CPU of this process; with a GPU those on the clock, once it has done what it was told."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 @contextmanager
 def stamped() -> Iterator[list[tuple[Optimizer, float]]]:
-    """Which optimiser made a step, and the CPU seconds of this process then."""
+    """Which optimiser made a step, and when."""
     stamps: list[tuple[Optimizer, float]] = []
-    handle = register_optimizer_step_post_hook(lambda optimiser, *_: stamps.append((optimiser, time.process_time())))
+    handle = register_optimizer_step_post_hook(lambda optimiser, *_: stamps.append((optimiser, now())))
     try:
         yield stamps
     finally:
@@ -122,9 +130,9 @@ def stamped() -> Iterator[list[tuple[Optimizer, float]]]:
 def timed(erase: Callable[[], Any], case: Case, asked: dict[str, Any]) -> Times:
     """One run with few steps, and what it comes to with as many as are asked for."""
     with stamped() as stamps:
-        began = time.process_time()
+        began = now()
         erase()
-        whole = time.process_time() - began
+        whole = now() - began
     runs: dict[int, list[float]] = {}
     for optimiser, at in stamps:
         runs.setdefault(id(optimiser), []).append(at)
@@ -140,10 +148,15 @@ def settings(case: Case) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The method's file, its settings, and the same with the few steps that are timed."""
     of, given = params.plugin(params.load(), "methods", case.entry, "church")
     asked = {**given, **case.changes}
-    return of, asked, {**asked, **{stage.setting: stage.timed // stage.each for stage in case.stages}}
+    return of, asked, few(case, asked)
 
 
-def scene(folder: Path) -> tuple[data.Concept, data.Images]:
+def few(case: Case, asked: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the few steps that are timed."""
+    return {**asked, **{stage.setting: stage.timed // stage.each for stage in case.stages}}
+
+
+def scene(folder: Path, size: int = 64) -> tuple[data.Concept, data.Images]:
     """The concept, and as many pictures of each role as params.yaml asks for, painted and not drawn by the model."""
     fields = yaml.safe_load(Path("data/concepts/church.yaml").read_text())
     classes = fields.pop("detectors")["mini"]["classes"]
@@ -154,16 +167,17 @@ def scene(folder: Path) -> tuple[data.Concept, data.Images]:
     for (role, thing, said), count in zip(roles, counts, strict=True):
         for n in range(count):
             text, file = concept.texts[said][n % len(concept.texts[said])], f"{role}-{n}.png"
-            data.Image.fromarray(world.render(world.Scene(thing, "field", "plain", "", text), rng)).save(folder / file)
+            picture = data.Image.fromarray(world.render(world.Scene(thing, "field", "plain", "", text), rng))
+            picture.resize((size, size)).save(folder / file)
             rows.append(data.Picture(file, "", data.Prompt(text, n), role))
     return concept, data.Images(rows, folder)
 
 
 def measured(name: str, model: Any, concept: data.Concept, images: data.Images) -> None:
     """Both forms of a case in turn, and a line for each of its stages."""
-    case, (of, asked, few) = CASES[name], settings(CASES[name])
+    case, (of, asked, short) = CASES[name], settings(CASES[name])
     forms = [import_module(f"palimpsest.methods.{of}").erase, import_module(f"plain.{of}").erase]
-    known = [few, {key: value for key, value in few.items() if key not in EXTRA}]
+    known = [short, {key: value for key, value in short.items() if key not in EXTRA}]
     found: list[list[Times]] = [[], []]
     for _ in range(case.turns):
         for form, given, times in zip(forms, known, found, strict=True):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 import pytest
@@ -18,9 +18,8 @@ from palimpsest.methods import ca
 from palimpsest.types import Model
 from palimpsest.workflow.signatures import registry
 
-about = spec_from_file_location("methods", TOP / "benchmarks/methods.py")
-assert about and about.loader
-about.loader.exec_module(methods := module_from_spec(about))
+sys.path.append(str(TOP / "benchmarks"))
+methods, sd14 = import_module("methods"), import_module("sd14")
 SMALL: dict[str, list[dict[str, Any]]] = {
     "esd": [{"variant": v, "steps": 2, "batch": 2, "lr": 1e-3, "sampler_steps": 4, "eta": 1.5} for v in ("x", "x-strict", "u", "full")],
     "ca": [{"steps": 3, "batch": 2, "lr": 1e-3}],
@@ -94,6 +93,11 @@ def test_settings_of_a_timed_case_are_known_to_both(name: str, monkeypatch: pyte
     assert len({stage.timed for stage in case.stages}) == len(case.stages)
     for stage in case.stages:
         assert few[stage.setting] * stage.each == stage.timed > stage.first and asked[stage.setting] >= few[stage.setting]
+
+
+def test_the_model_of_full_size_has_the_published_one_s_parameters() -> None:
+    whole = sd14.model("meta", tokenizer=str(TOP / "data/mini/model/tokenizer"))
+    assert {part: sum(p.numel() for p in getattr(whole, part).parameters()) for part in sd14.PARAMETERS} == sd14.PARAMETERS
 
 
 def test_steps_that_were_not_run_are_added_by_what_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
