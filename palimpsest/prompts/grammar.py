@@ -63,8 +63,8 @@ def prompts(concept: Concept, *, seed: int, concept_prompts: int = 60, other_pro
     Returns:
         plain: prompts with seeds to evaluate on: `concept_prompts` that name it, `other_prompts` that do not (half of them plain style).
         pool: texts for the image pool. train: texts for methods that learn from phrases. templates: for learned words, with {}.
-        anchors: the same sentences with the anchor in place of the concept. negative: what to leave out of paired pictures. retain: plain
-        sentences of other things.
+        anchors: the same sentences with the anchor in place of the concept. negative: what to leave out of paired pictures. retain:
+        sentences of other things in plain style; of a style, in all the others.
     """
     rng = np.random.default_rng(seed)
     said, others = about(concept), elsewhere(concept)
@@ -82,7 +82,7 @@ def prompts(concept: Concept, *, seed: int, concept_prompts: int = 60, other_pro
         "templates": templates(concept),
         "anchors": [anchored(text, concept) for text in texts],
         "negative": [concept.word],
-        "retain": [text for text, _, _ in ordinary],
+        "retain": [text for text, _, _ in (ordinary if plainly(concept) else others)],
     }
 
 
