@@ -47,9 +47,8 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
     match name:
         case "concept":
             fields = params.read_concept(names["concept"])
-            detectors = fields.pop("detectors")
-            params.known(f"{paths.concept(names['concept'])}: detectors", [base["detectors"]], detectors)
-            return {"name": names["concept"], **fields, "classes": detectors[base["detectors"]]["classes"]}
+            del fields["detectors"]
+            return {"name": names["concept"], **fields, "classes": params.detector(settings, names["concept"], names["base"])["classes"]}
         case "base":
             return {key: base[key] for key in MODEL if key in base}
         case "sampler":
@@ -61,8 +60,8 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
         case "scores":
             return {score: plugin(settings, "scores", score) for score in settings["scores"]}
         case "table":
-            grid, detectors = settings["grid"], params.read_concept(names["concept"])["detectors"]
-            judged = {base: detectors[settings["bases"][base]["detectors"]] for base in grid["bases"]}
+            grid = settings["grid"]
+            judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
             return {"detectors": judged, "seeds": grid["seeds"], "attacks": grid["attacks"]}
         case "pairs":  # what changes nothing is left out
             return {key: value for key, value in settings["pairs"].items() if value != params.UNSAID["pairs"].get(key)}
