@@ -45,12 +45,13 @@ def plain_run(concept: data.Concept, images: Any) -> edits.Erasure:
         ("text_encoder", {"latent_alignment": "exact"}),
         ("text_encoder", {"latent_alignment": "legacy", "attack_init": "latest", "steps": 3, "gamma": 0.7}),
         ("text_encoder", {"retain_form": "iter", "eta": 2.0}),
+        ("text_encoder", {"attack_text": "words", "steps": 3}),
         ("xattn", {"latent_alignment": "legacy"}),
         ("xattn", {"attack_init": "latest", "retain_form": "iter", "guidance": 2.0}),
     ],
 )
 def test_training_is_the_plain_reference(exact: Model, concept: data.Concept, images: Any, trained: Any, changed: dict[str, Any]) -> None:
-    named = replace(concept, words=("church", "french horn"))
+    named = replace(concept, words=("treehouse", "french horn"))  # of three tokens and of two
     settings = {
         **QUICK, "seed": 5, "eta": 1.0, "gamma": 0.3, "guidance": 3.0, "attack_init": "random", "retain_form": "reg",
         "latent_alignment": "exact", **changed,
@@ -139,6 +140,19 @@ def test_the_soft_word_stands_right_behind_the_start_token(tiny: Model) -> None:
     assert torch.equal(soft[:, 0], diffusion.encode(tiny, ["<adv> french horn"], {"adv": word + 1})[:, 0])
 
 
+@pytest.mark.parametrize(
+    "soft, text, left", [(1, "treehouse", [0, 2]), (2, "a treehouse by a castle", [0, 1, 2, 3, 4, 7]), (1, "church", [0])]
+)
+def test_attack_text_words_takes_words_for_tokens(tiny: Model, soft: int, text: str, left: list[int]) -> None:
+    """The official code splits start, words, k and rest off the tokens, and puts start, soft word, words and rest together."""
+    ids = tiny.tokenizer(text, add_special_tokens=False).input_ids
+    rows = tiny.text_encoder.get_input_embeddings().weight[tiny.tokenizer("castle french horn", add_special_tokens=False).input_ids[:soft]]
+    seen, words = advunlearn.behind(tiny, text, rows, "words")
+    whole = [0, *tiny.tokenizer("castle french horn", add_special_tokens=False).input_ids[:soft], *[ids[n] for n in left]]
+    wanted = tiny.text_encoder(torch.tensor([whole + [1] * (24 - len(whole))])).last_hidden_state
+    torch.testing.assert_close(diffusion.encode(tiny, [seen], words), wanted)
+
+
 def test_rows_drawn_together_are_those_drawn_alone(tiny: Model) -> None:
     texts, null = diffusion.encode(tiny, ["church", "a castle"]), diffusion.encode(tiny, [""])
     for start in (0, 1):
@@ -158,6 +172,10 @@ def test_legacy_label_is_39_to_58_levels_noisier_than_the_latent() -> None:
     ahead, clean = t - own, until == 50
     assert until.min() == 2 and (ahead[~clean].min(), ahead[~clean].max()) == (39, 58)
     assert set(t[clean].tolist()) == set(range(40)) and t.max() == 999  # the two cleanest parts both run to the end
+    until, t = advunlearn.stops(levels.repeat(8), 40000, "legacy", torch.Generator().manual_seed(0))
+    assert set(until[t == 507].tolist()) == {
+        401 - 203
+    }  # the 203rd of 400 parts begins at round(203 / 400 * 1000), which is 507 and not 508
     until, t = advunlearn.stops(levels, 40000, "exact", torch.Generator().manual_seed(0))
     assert torch.equal(t, levels[until]) and set(until.tolist()) == set(range(50))
 
@@ -259,6 +277,7 @@ def test_presets_bind_to_the_signature() -> None:
     presets = yaml.safe_load((TOP / "data/presets/advunlearn.yaml").read_text())
     known = signatures.settings("methods", "advunlearn")
     assert set(presets) == {"official", "darkminer"}
+    assert presets["official"]["settings"] == {"latent_alignment": "legacy", "attack_text": "words"}  # whatever ours does differently
     for name, entry in presets.items():
         assert set(entry["for"]) == {"nudity", "violence", "church", "french_horn", "van_gogh", "crayon"}, name
         for concept, more in entry["for"].items():

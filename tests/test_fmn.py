@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import TOP, random_model
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from plain.fmn import learn
+from plain import fmn as reference
 from torch import Tensor
 
 from palimpsest import diffusion, edits, tokens
@@ -122,12 +122,44 @@ def test_inversion_is_training_the_table_and_restoring_the_rest(images: Any, con
     words, log = fmn.learn(model, seen, "a photo of <concept>", {"concept": first}, draws, **given)
     draws.manual_seed(5)
     assert torch.equal(first, torch.cat([church, torch.randn(3, 32, generator=draws)]))
-    other, losses = learn(model, pixels, first, "a photo of {}", draws, **given)
+    other, losses = reference.learn(model, pixels, first, "a photo of {}", draws, **given)
     assert [row["loss"] for row in log] == pytest.approx(losses, rel=1e-5)
     table = other.text_encoder.get_input_embeddings().weight
     assert torch.equal(table[:-4], old)
     torch.testing.assert_close(words["concept"], table[-4:], atol=1e-5, rtol=1e-5)
     assert (words["concept"] - first).abs().max() > 1e-3
+
+
+OTHER: list[dict[str, Any]] = [
+    {},
+    {"trained": "attention", "clip": 0.5},
+    {"template": "a {} image", "ti_template": "an image of {}", "vectors": 2},
+    {"no_real_image": True, "use_ti": False},
+]
+
+
+@pytest.mark.parametrize("settings", OTHER)
+def test_official_preset_equals_the_plain_program(settings: dict, images: Any, concept: Any) -> None:
+    """Clips nothing where the whole UNet is trained: the official code hands clip_grad_norm_ an iterator that the optimiser has used up."""
+    official = yaml.safe_load((TOP / "data/presets/fmn.yaml").read_text())["official"]["settings"]
+    given = {**official, "ti_steps": 3, "steps": 4, "lr": 1e-3, **settings}
+    start = edits.parameters(random_model(), fmn.WHERE[given.get("trained", "full")])
+    wanted = reference.erase(random_model(), concept, images, seed=3, **given)
+
+    def apart(made: Any) -> float:
+        """Distance from the plain program, as a share of how far that went."""
+        assert made.tensors.keys() == wanted.keys() == start.keys()
+        far = [
+            torch.cat([(one[n] - other[n]).flatten() for n in wanted]).norm() for one, other in ((made.tensors, wanted), (start, wanted))
+        ]
+        return (far[0] / far[1]).item()
+
+    made = fmn.erase(random_model(), concept, images, seed=3, **given)
+    assert apart(made) < 5e-4
+    limit = given["clip"] or 1.0
+    assert max(row["gradient_norm"] for row in made.log["attention"]) > limit, "or clipping would show nowhere"
+    other = fmn.erase(random_model(), concept, images, seed=3, **{**given, "clip": None if given["clip"] else limit})
+    assert apart(other) > 1e-3
 
 
 @pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
@@ -244,7 +276,8 @@ def test_settings_change_what_they_should(tiny: Model, concept: Any, images: Any
     changes: list[dict[str, Any]] = [
         {"use_ti": False}, {"vectors": 2}, {"initialiser": "a tree"}, {"sigma": 0.1}, {"template": "a {} photo"}, {"ti_steps": 2},
         {"ti_lr": 1e-2}, {"ti_weight_decay": 5.0}, {"ti_batch": 2}, {"norm": None}, {"use_pooler": "none"}, {"use_pooler": "first_eos"},
-        {"loss": "squares"}, {"steps": 2}, {"lr": 1e-4}, {"weight_decay": 1.0}, {"batch": 2}, {"clip": 1e-7},
+        {"ti_template": "a {} photo"}, {"loss": "squares"}, {"steps": 2}, {"lr": 1e-4}, {"weight_decay": 1.0}, {"batch": 2}, {"clip": 1e-7},
+        {"no_real_image": True},
     ]  # fmt: skip
     for change in changes:
         assert not torch.equal(plain[name], made(**change)[name]), change
@@ -284,6 +317,7 @@ class Counted:
 @pytest.mark.parametrize(
     "settings, says",
     [({"vectors": 0}, "vectors is 0"), ({"template": "a photo"}, "template"), ({"template": "a photo", "use_ti": False}, "template"),
+     ({"ti_template": "a photo"}, "ti_template"),
      ({"vectors": 30}, "does not fit"), ({"template": "a photo " * 20 + "{}", "use_ti": False}, "template")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_any_work(tiny: Model, concept: Any, images: Any, settings: dict, says: str) -> None:

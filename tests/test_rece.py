@@ -1,56 +1,59 @@
-"""RECE: every round equals the official order of steps, written out layer by layer."""
+"""RECE: every round equals the official order of steps, written out layer by layer (tests/plain/rece.py)."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from conftest import TOP
+from plain.rece import erase as plain
+from torch import Tensor
 
 from palimpsest import edits
 from palimpsest.closed_form import WHERE, states
 from palimpsest.methods import rece, uce
 from palimpsest.types import Model
+from palimpsest.workflow import signatures
 
 
-def plain(model: Model, words: tuple[str, ...], rounds: int, rho: float, regularisation: str) -> dict[str, torch.Tensor]:
-    """Equation 8 and UCE's edit on the matrices themselves, one layer after the other, in float64."""
-    original = {name: p.detach().double() for name, p in edits.parameters(model, WHERE).items()}
-    now = {name: value.double() for name, value in edits.weights(model, uce.erase(model, words_only(words), None, seed=0)).items()}
-    eye, old = torch.eye(32, dtype=torch.float64), states(model, " ")
-    for _ in range(rounds):
-        said = sum(w.T @ w for w in now.values())
-        wanted = sum(now[name].T @ original[name] for name in now)
-        found = []
-        for word in words:
-            c = states(model, word)
-            if regularisation == "zero":
-                found.append(c @ (torch.inverse(rho * eye + said) @ wanted).T)
-            else:
-                found.append((rho * old + c @ wanted.T) @ torch.inverse(rho * eye + said).T)
-        for name, w in now.items():
-            left, right = 0.1 * w, 0.1 * eye
-            for c in found:
-                left, right = left + (w @ old.T) @ c, right + c.T @ c
-            for _ in words:
-                left, right = left + 0.1 * (w @ old.T) @ old, right + 0.1 * old.T @ old
-            now[name] = left @ torch.inverse(right)
-    return now
-
-
-def words_only(words: tuple[str, ...]) -> Any:
-    from types import SimpleNamespace
-
-    return SimpleNamespace(words=words, kind="object")
+def said(words: tuple[str, ...], kind: str = "inappropriate") -> Any:
+    return SimpleNamespace(words=words, kind=kind)
 
 
 @pytest.mark.parametrize("words, rounds, rho", [(("church",), 3, 0.1), (("church", "castle"), 2, 0.1), (("church",), 0, 0.1)])
-@pytest.mark.parametrize("regularisation", ["zero", "standard"])
-def test_rounds_equal_the_plain_ones(tiny: Model, words: Any, rounds: int, rho: float, regularisation: Any) -> None:
-    made = rece.erase(tiny, words_only(words), None, seed=0, rounds=rounds, rho=rho, regularisation=regularisation)  # type: ignore[arg-type]
-    wanted = plain(tiny, words, rounds, rho, regularisation)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"regularisation": "standard"},
+        {"regularisation": "standard", "target": "a tree", "rho": 1e-3},
+        {"retain": [""], "target": "a tree"},
+        {"retain": ["", "a dog"], "lamb": 0.3, "erase_scale": 0.5, "preserve_scale": 0.7, "uce_lamb": 0.2},
+        {"uce_retain": ["", "a dog"], "uce_preserve_scale": 0.1},
+        {"uce_retain": [], "retain": []},
+    ],
+    ids=str,
+)
+def test_rounds_equal_the_plain_ones(tiny: Model, words: Any, rounds: int, rho: float, settings: dict[str, Any]) -> None:
+    given = {"rounds": rounds, "rho": rho, **settings}
+    made = rece.erase(tiny, said(words), None, seed=0, **given)  # type: ignore[arg-type]
+    wanted = plain(tiny, said(words), None, seed=0, **given)  # type: ignore[arg-type]
     for name, value in edits.weights(tiny, made).items():
         torch.testing.assert_close(value.double(), wanted[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_empty_text_is_kept_once_or_for_each_word_as_the_three_programs_do(tiny: Model) -> None:
+    """train.py keeps " " for each word, train_object.py and train_artists.py keep "" once."""
+
+    def right(kind: str, retain: list[str] | None) -> Tensor:
+        return rece.erase(tiny, said(("church", "castle"), kind), None, seed=0, retain=retain).tensors["right"]  # type: ignore[arg-type]
+
+    assert torch.equal(right("inappropriate", None), right("object", ["", ""]))
+    assert torch.equal(right("object", None), right("object", [""])) and torch.equal(right("style", None), right("object", [""]))
+    assert not torch.allclose(right("object", [""]), right("object", ["", ""]), atol=1e-3)
 
 
 def test_no_round_is_uce(tiny: Model, concept: Any, images: Any) -> None:
@@ -74,3 +77,16 @@ def test_what_a_round_finds_means_the_concept_to_the_edited_model(tiny: Model, c
         w = weight.detach().double()
         before, after = (w @ c.T - w @ m @ c.T).norm(), (w @ c.T - w @ m @ found.T).norm()
         assert after < 0.5 * before
+
+
+def test_the_preset_is_that_of_the_three_official_programs() -> None:
+    presets, known = yaml.safe_load((TOP / "data/presets/rece.yaml").read_text()), signatures.settings("methods", "rece")
+    assert set(presets) == {"official"} and presets["official"]["settings"] == {}
+    given = presets["official"]["for"]
+    assert all(signatures.fits(value, known[key].annotation) for more in given.values() for key, value in more.items())
+    assert {name: (more["rho"], more["rounds"]) for name, more in given.items()} == {
+        "nudity": (0.1, 3), "violence": (0.1, 2), "church": (1e-3, 1), "french_horn": (0.1, 1), "van_gogh": (1e-3, 1), "crayon": (1e-3, 1),
+    }  # fmt: skip
+    for name, more in given.items():
+        kind = yaml.safe_load((TOP / f"data/concepts/{name}.yaml").read_text())["kind"]
+        assert (more.get("target"), more.get("uce_preserve_scale")) == (("art", 0.1) if kind == "style" else (None, None)), name

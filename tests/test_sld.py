@@ -10,15 +10,15 @@ import pytest
 import torch
 from conftest import random_model
 
-from palimpsest import data, diffusion, edits
+from palimpsest import data, diffusion, edits, guidance
 from palimpsest.methods import sld
-from palimpsest.types import Model
+from palimpsest.types import Model, Steered
 
 ROWS = [data.Prompt("a photo of a church", 3), data.Prompt("a dog in the snow", 4)]
 
 
-def drawn(model: Model, steps: int = 12) -> torch.Tensor:
-    return torch.stack(list(diffusion.draw(model, data.Prompts(ROWS), steps=steps, guidance=7.5, batch=2)))
+def drawn(model: Model, steps: int = 12, guidance: float = 7.5) -> torch.Tensor:
+    return torch.stack(list(diffusion.draw(model, data.Prompts(ROWS), steps=steps, guidance=guidance, batch=2)))
 
 
 @pytest.mark.parametrize("strength", list(sld.STRENGTHS))
@@ -44,6 +44,34 @@ def test_pictures_equal_those_of_the_pipeline_in_diffusers(strength: Any, concep
     ours = drawn(edits.apply(random_model(), made))
     torch.testing.assert_close(ours / 2 + 0.5, torch.from_numpy(theirs).permute(0, 3, 1, 2), atol=2e-4, rtol=0)
     assert not torch.allclose(ours, drawn(random_model()), atol=1e-3), "and they are not the plain ones"
+
+
+@pytest.mark.parametrize("strength", list(sld.STRENGTHS.values()))
+def test_guidance_is_the_equations_number_by_number(strength: sld.Strength) -> None:
+    """Equations 3 to 8 on plain numbers, over steps on both sides of the warm-up; one difference lies on the threshold, where mu is 0."""
+    draws, texts = torch.Generator().manual_seed(0), torch.zeros(3, 1, 1, 1, dtype=torch.float64).unbind()
+    s_g, nu, state, seen = 7.5, [0.0] * 8, None, set()
+    steered = guidance.safe(texts[2], **strength._asdict())(texts[1], texts[0], s_g)
+    for step in range(strength.warmup - 2, strength.warmup + 3):
+        null, text, concept = 0.05 * torch.randn(3, 8, dtype=torch.float64, generator=draws)
+        text[0], concept[0] = strength.threshold, 0.0
+        assert isinstance(steered, Steered)
+        found, state = steered.combine((null, text, concept), step, state)
+        for n, (e0, e_p, e_s) in enumerate(zip(null.tolist(), text.tolist(), concept.tolist(), strict=True)):
+            mu = 0.0 if e_p - e_s >= strength.threshold else min(1.0, abs(strength.scale * (e_p - e_s)))
+            gamma = mu * (e_s - e0) + strength.momentum * nu[n]
+            nu[n] = strength.beta * nu[n] + (1 - strength.beta) * gamma
+            seen.add(mu > 0)
+            assert found[n].item() == pytest.approx(e0 + s_g * (e_p - e0 - (gamma if step >= strength.warmup else 0.0)), abs=1e-12)
+            assert state[n].item() == pytest.approx(nu[n], abs=1e-12)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("scale, guidance, off", [(0.99, 7.5, True), (5000.0, 1.0, True), (1.0, 7.5, False), (5000.0, 1.01, False)])
+def test_it_is_off_where_the_official_program_is(scale: float, guidance: float, off: bool, concept: Any, images: Any) -> None:
+    made = sld.erase(random_model(), concept, images, seed=0, strength="max", scale=scale)
+    plain, steered = (drawn(model, guidance=guidance) for model in (random_model(), edits.apply(random_model(), made)))
+    assert torch.equal(steered, plain) == off
 
 
 @pytest.mark.parametrize("settings", [{"warmup": 12}, {"scale": 0.0, "momentum": 0.0}])

@@ -10,10 +10,11 @@ where e_c, e_0 and e_r are what the original says under c, under "" and under a 
 
 Official code: OPTML-Group/AdvUnlearn @9d23124, `train-scripts/AdvUnlearn.py`; defaults are those of the README's command (the bare program
 names a retain list that it does not know; its defaults are `retain_form: iter`, `attack_init: latest`, gamma 1).
-Differs from the official code: the label t is the level of x_t itself (`latent_alignment: exact`; `legacy` is the official rule); d stands
-before all tokens of the text, where the official code counts words as tokens and cuts a word of two; all draws are made beforehand, so
-that the x_t of many attack steps are sampled in one batch (of `ahead` training steps, where the UNet stays as it is); an attack each step
-(`adv_prompt_update_step` 1). `attack_init: zero` is ours. Parts of the encoder (its `component` and `text_encoder_layer*`) are not offered.
+Differs from the official code: t is the level of x_t itself (`latent_alignment: exact`; `legacy` is the official rule); d stands before all
+tokens of the text (`attack_text: whole`; the official `words` takes words for tokens and so cuts a word of two); all draws are made
+beforehand, so that the x_t of many attack steps come in one batch (of `ahead` training steps, where the UNet stays as it is); the texts to
+keep are the concept's own and not a table of 243. `attack_init: zero` is ours. Not offered: `adv_prompt_update_step`, `retain_step` but 1,
+parts of the encoder, selfattn, notime, xlayer and selflayer of the UNet, other places of d (`attack_type`, `attack_embd_type`).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def stops(levels: Tensor, count: int, alignment: str, draws: torch.Generator) ->
     stop = torch.randint(steps, (count,), generator=draws)
     if alignment == "exact":
         return stop, levels[stop]
-    edges = (torch.arange(steps + 1) * 1000 / steps).round().long()
+    edges = torch.tensor([round(k / steps * 1000) for k in range(steps + 1)])
     within = torch.rand(count, generator=draws) * (edges[stop + 1] - edges[stop])
     return (steps + 1 - stop).clamp(max=steps), edges[stop] + within.long()
 
@@ -108,6 +109,15 @@ def attack(
             word.grad.sign_()
         descent.step()
     return before if last_update == "dropped" else word.detach()
+
+
+def behind(model: Model, text: str, word: Tensor, attack_text: str) -> tuple[str, dict[str, Tensor]]:
+    """A text behind a soft word "k d", and the vectors that it names; by `words` without the k tokens behind as many as it has words."""
+    if attack_text == "whole":
+        return "<adv> " + text, {"adv": word}
+    ids, count = model.tokenizer(text, add_special_tokens=False).input_ids[: model.tokenizer.model_max_length - 2], len(text.split())
+    left = ids[:count] + ids[count + len(word) :]
+    return "<adv> <left>", {"adv": word, "left": model.text_encoder.get_input_embeddings().weight[left]}
 
 
 def texts_of(concept: Concept, texts: str, retain_batch: int) -> tuple[list[str], list[str]]:
@@ -147,6 +157,7 @@ def erase(
     attack_init: Literal["random", "latest", "zero"] = "random",
     attack_gradients: Literal["accumulated", "fresh"] = "accumulated",
     attack_last_update: Literal["dropped", "used"] = "dropped",
+    attack_text: Literal["whole", "words"] = "whole",
     gamma: float = 0.3,
     retain_batch: int = 5,
     retain_form: Literal["reg", "iter"] = "reg",
@@ -161,12 +172,11 @@ def erase(
         train: what is trained: all layers of the text encoder and its final norm, or these parts of the UNet.
         texts: what is erased, one of them a step: the concept's words, or its training texts.
         batch: x_t's of a step, to attack and to erase; 1 is the official.
-        warmup: steps without attack.
-        attack_steps: 0 attacks never. attack_words: k, tokens that the soft word takes.
+        warmup: steps without attack. attack_steps: 0 attacks never. attack_words: k, tokens that the soft word takes.
         attack_method: fast_at takes the signs of the gradients.
         attack_init: random tokens; the word of the step before; zeros.
-        attack_gradients: the official attack never sets its gradient to zero. fresh does.
-        attack_last_update: the official attack returns its word as it was before the last update.
+        attack_gradients: the official attack never sets its gradient to zero. attack_last_update: it returns its word before the last one.
+        attack_text: what stands behind the soft word: the whole text, or what the official code leaves of it (`behind`).
         gamma: weight of the texts to keep; 0.3 for nudity, 0.5 for objects and styles.
         retain_form: keep inside the same step (reg), or in one of its own behind each (iter, where gamma is 1).
         ahead: training steps whose x_t are drawn together while the text encoder is trained; no matter of results but of rounding.
@@ -215,7 +225,8 @@ def erase(
 
             def loss(step: int, word: Tensor) -> Tensor:
                 at = slice(step * batch, (step + 1) * batch)
-                shown = encode(model, ["<adv> " + turn.word], {"adv": word})
+                text, words = behind(model, turn.word, word, attack_text)
+                shown = encode(model, [text], words)
                 return (predict(model, x[at], turn.rows.t[at], [(shown, 1.0)]) - e_c[at]).pow(2).mean()
 
             goes_on = attack_init == "latest" and number // (1 + apart) > warmup
@@ -225,9 +236,7 @@ def erase(
 
         def loss(number: int) -> Tensor:
             turn, (x, e_c, e_null) = turns[number], seen(number // ahead)[number % ahead]
-            text, words = turn.word, {}
-            if turn.attacks:
-                text, words = "<adv> " + turn.word, {"adv": attacked(turn, number, x, e_c)}
+            text, words = behind(model, turn.word, attacked(turn, number, x, e_c), attack_text) if turn.attacks else (turn.word, {})
             x, e_c, e_null, t = (part[turn.attacks * batch :] for part in (x, e_c, e_null, turn.rows.t))
             n = turn.erased
             goal = torch.cat([e_null[:n] - eta * (e_c[:n] - e_null[:n]), e_c[n:]])

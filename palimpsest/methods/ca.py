@@ -10,9 +10,9 @@ Official code: nupurkmr9/concept-ablation @c11fb1b. `form: diffusers` is `diffus
 own; they differ in style prompts and in augmentation (table `FORMS`). From Custom Diffusion both have that the first token's keys and
 values in cross-attention get no gradient (`detach_start`). As there, the first term is a sum over four channels divided by the count of
 places, four times a mean squared error, while the second is a plain mean; and `diffusers/` never counts the outermost cells of a latent.
-Differs from the official code: all is drawn before the first step, so that each view of a picture and each text is encoded once; the
-article stays when a noun takes another's place (a tree, a church); v-prediction is compared as noise; no memorised images; of `compvis`
-neither even scales nor lower case, and as many kept rows as erased ones.
+Differs from the official code: all is drawn before the first step, so that each view and each text is encoded once; a batch that a round
+leaves short is filled from the next; the article stays when a noun takes another's place (a tree, a church); v-prediction is compared as
+noise; no memorised images; of `compvis` neither even scales nor lower case, and as many kept rows as erased ones.
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ Neither stage has a term that keeps anything. With `use_ti` the concept's own wo
 Official code: SHI-Labs/Forget-Me-Not, `src/train_ti.py` and `src/train_attn.py` @a4a81e8.
 Differs from the official code: only the new rows are trained in stage one (equal to training the table and restoring the rest), on cached
 VAE moments, and its loss is of the noise for models that predict v too; batches are right for more than one row, which may have different
-words and numbers of tokens; a concept's words without `use_ti`, and pictures in both stages, are drawn anew for each row and not in epochs.
-The paper sums squared norms (`loss: squares`). Its template for nudity is not in the code; one can be given.
+words and numbers of tokens; a concept's words without `use_ti`, and pictures in both stages, are drawn anew for each row and not in epochs;
+of ten rows and more the order stays, which stage two has by name there (<s1>, <s10>, <s2>). Its `max_grad_norm` of 1 clips cross-attention
+alone: for the whole UNet it is handed a spent iterator and clips nothing, which is `clip: null` here (preset `official`). Several concepts
+at once are not offered. The paper sums squared norms (`loss: squares`). Its template for nudity is not in the code; one can be given.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch import Tensor
 
 from palimpsest import edits, tokens
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import both_ways, encode, noisy, predict
+from palimpsest.diffusion import both_ways, encode, noised, noisy, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
 from palimpsest.types import Model
@@ -81,7 +83,7 @@ def columns(model: Model, text: str, name: str, learned: tokens.Words, use_poole
     starts = [place for place, _ in places] if learned else [n for n in range(len(ids)) if ids[n : n + length] == said]
     named = {start + n for start in starts for n in range(length)}
     if not named:
-        raise ValueError(f"template: the tokens of {name!r} are not in {text!r}; a template is short and has {{}} where the word stands")
+        raise ValueError(f"template, ti_template: {name!r} is not in {text!r}; write a short one with {{}} where the word stands")
     ends = [n for n, token in enumerate(ids) if token == model.tokenizer.eos_token_id and n not in named]
     named |= set(ends[: {"none": 0, "first_eos": 1, "all": len(ends)}[use_pooler]])
     return torch.tensor([n in named for n in range(len(ids))], device=model.device)
@@ -140,6 +142,7 @@ def erase(
     initialiser: str | None = None,
     sigma: float = 1.0,
     template: str | None = None,
+    ti_template: str | None = None,
     ti_steps: int = 500,
     ti_lr: float = 1e-3,
     ti_weight_decay: float = 0.1,
@@ -152,20 +155,24 @@ def erase(
     lr: float = 2e-6,
     weight_decay: float = 0.01,
     batch: int = 1,
-    clip: float = 1.0,
+    clip: float | None = 1.0,
+    no_real_image: bool = False,
 ) -> Erasure:
     """Learn a word for the concept from the pool's pictures, then train the UNet's attention away from it. The word is kept as `found`.
 
     Args:
         use_ti: learn a word; otherwise the concept's own words are re-steered.
-        vectors, initialiser, sigma: rows of the new word. They start from the tokens of a text (None: the concept's word), the others from
-            N(0, sigma^2).
+        vectors, initialiser, sigma: rows of the new word. They start from the tokens of a text (None: the concept's word; tokens beyond the
+            rows are left out), the others from N(0, sigma^2).
         template: the text of both stages, {} where the word stands; None is the official one of the concept's kind.
+        ti_template: that of stage one, if it is another.
         norm: what the rows' norms are pulled to (that of CLIP's own rows); None lets them be.
         use_pooler: end tokens that count with the concept's. `all` is the official literal reading: one where texts are padded with another
             token (SD 2), but with SD 1's every pad token, which leaves attention only the words before.
         trained: the whole UNet, or cross-attention alone. What comes after the last map has no gradient and stays.
         loss: the official Euclidean norm of all at once, or the paper's sum of squares.
+        clip: largest gradient norm in stage two; None clips nothing, as the official code for the whole UNet.
+        no_real_image: x_t of stage two is noise with no picture in it.
     """
     pool = images.only("pool")
     if not len(pool):
@@ -174,15 +181,17 @@ def erase(
         raise ValueError(f"fmn: vectors is {vectors}; a learned word has at least one, or set use_ti: false")
     template = template or ("a photo in the style of {}" if concept.kind == "style" else "a photo of {}")
     names = [f"<{WORD}>"] if use_ti else list(concept.words)
-    texts = [template.format(name) for name in names]
+    texts, ti_text = [template.format(name) for name in names], (ti_template or template).format(names[0])
     draws = torch.Generator().manual_seed(seed)
     words = {WORD: start(model, initialiser or concept.word, vectors, sigma, draws)} if use_ti else {}
     marked = torch.stack([columns(model, text, name, words, use_pooler) for text, name in zip(texts, names, strict=True)])
+    if use_ti:
+        columns(model, ti_text, names[0], words, "none")  # raises where the word is missing
     seen = both_ways(model, pool.pixels())
     curve: Log = []
     if use_ti:
         words, curve = learn(
-            model, seen, texts[0], words, draws,
+            model, seen, ti_text, words, draws,
             steps=ti_steps, lr=ti_lr, weight_decay=ti_weight_decay, batch=ti_batch, norm=norm,
         )  # fmt: skip
 
@@ -192,7 +201,9 @@ def erase(
         def attention(step: int) -> Tensor:
             maps.clear()
             picked, said = (torch.randint(n, (batch,), generator=draws) for n in (len(pool), len(texts)))
-            (x_t,), t, _ = noisy(model, draws, seen[0, picked])
+            (x_t,), t, eps = noisy(model, draws, seen[0, picked])
+            if no_real_image:
+                x_t = noised(model, torch.zeros_like(x_t), t, eps)
             predict(model, x_t, t, [(contexts[said], 1.0)])
             total = energy(maps, marked[said])
             return total.sqrt() if loss == "norm" else total

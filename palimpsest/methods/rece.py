@@ -9,10 +9,13 @@ and edit these away as UCE does. Since every edit is one shared right matrix, W_
 
     K = (rho I + M^T G M)^-1 M^T G:
 
-the whole run stays in matrices of the text's width. Official code: CharlesGong12/RECE, `train.py` @403a67f.
-Differs from the official code: all rounds are made; the official script saves the round with the fewest positives of NudeNet on validation
-prompts. Its third regularisation (surrogate) is left out: it inverts matrices that UCE makes all but singular. The first edit is UCE's
-paper form and not a file that was downloaded. Solved in float64 and not layer by layer in float32.
+the whole run stays in matrices of the text's width. Official code: CharlesGong12/RECE, `train.py`, `train_object.py` and
+`train_artists.py` @403a67f.
+Differs from the official code: all rounds are made, where `train.py` saves one if NudeNet or Q16 finds less on validation prompts than ever
+before and `train_object.py` stops once ResNet-50 sees no object. Of a style `train_artists.py` also keeps the 1,734 artists of a table, in
+UCE's edit and in its own, which `uce_retain` and `retain` may name. The third regularisation (surrogate) is not offered: by default it
+inverts matrices that UCE makes all but singular. The first edit is UCE's paper form and not a file that was downloaded. Solved in float64,
+all layers at once.
 """
 
 from __future__ import annotations
@@ -69,13 +72,16 @@ def erase(
     Args:
         rho: weight of the regularisation.
         target: what the words and the vectors that stand for them become.
-        retain: texts to keep in every round; None is the official [" "] once for each word.
-        uce_retain, uce_lamb, uce_preserve_scale: of the first edit; None is [""]. Its erase scale is 1.
+        retain: texts to keep in every round; None is the official default (" " once for each word, of objects and styles "" once).
+        uce_retain, uce_lamb, uce_preserve_scale: of the first edit; None is [""], [] keeps nothing. Its erase scale is 1.
     """
     wanted = states(model, target)
-    kept = [states(model, text) for text in ([" "] * len(concept.words) if retain is None else retain)]
+    if retain is None:
+        retain = [" "] * len(concept.words) if concept.kind == "inappropriate" else [""]
+    kept = [states(model, text) for text in retain]
     first = [Edited(*tails(model, word, target), 1.0) for word in concept.words]
-    first += [Edited(state, state, uce_preserve_scale) for state in (states(model, text) for text in uce_retain or [""])]
+    spared = [""] if uce_retain is None else uce_retain
+    first += [Edited(state, state, uce_preserve_scale) for state in (states(model, text) for text in spared)]
     m, g = matrix(first, uce_lamb), gram(model)
     for _ in range(rounds):
         edited = [Edited(state, state, preserve_scale) for state in kept]

@@ -15,8 +15,7 @@ Official code: OPTML-Group/Unlearn-Saliency @a6e89fd, `SD/train-scripts/generate
 `random_label.py` (`shuffle`). `form: 2023` is its loader before 47377e3 and 716e618 (February 2026), which began anew at every step; before
 ac880a2 (May 2024) the mask was not applied either (`share: 1`).
 Differs from the official code: among equal gradients at the threshold the first in the model's order are in the mask (its unstable
-argsort leaves it open). Retained pictures begin again one by one when they run out, not batch by batch. The mask's second VAE sample,
-which nothing reads, is not drawn.
+argsort leaves it open). The mask's second VAE sample, and the first t of the mask of nudity, which nothing reads, are not drawn.
 """
 
 from __future__ import annotations
@@ -109,16 +108,20 @@ def frozen(trained: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> 
 def plan(
     forget: int, retained: int, batch: int, epochs: int, shuffle: bool, form: str, draws: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """The rows of both sets at every step. An epoch is one pass over the pictures to forget; both sets begin again with it."""
+    """The rows of both sets at every step, as two loaders hand them out: the last batch of each is short.
+
+    An epoch is one pass over the pictures to forget. The retained ones begin again with it and when they run out; shuffled, in a new order.
+    """
     steps: list[tuple[Tensor, Tensor]] = []
-    order = torch.arange(retained)
     for _ in range(epochs):
-        for step, rows in enumerate(torch.arange(forget).split(batch)):
-            begins = step == 0 or form == "2023"
-            if begins and shuffle:
-                order = torch.randperm(retained, generator=draws)
-            rows = torch.arange(min(batch, forget)) if form == "2023" else rows
-            steps.append((rows, order[rows % retained]))
+        others: list[Tensor] = []
+        for rows in torch.arange(forget).split(batch):
+            if form == "2023":
+                rows, others = torch.arange(min(batch, forget)), []
+            if not others:
+                order = torch.randperm(retained, generator=draws) if shuffle else torch.arange(retained)
+                others = list(order.split(batch))
+            steps.append((rows, others.pop(0)))
     return steps
 
 
@@ -196,7 +199,7 @@ def erase(
         with torch.no_grad():
             (goal,) = predictions(model, x_other, t, [c_remap[rows]])
         texts = torch.cat([c_f[rows], c_r[others]])
-        said, denoised = predictions(model, torch.cat([x, x_r]), torch.cat([t, t_r]), [texts])[0].chunk(2)
+        said, denoised = predictions(model, torch.cat([x, x_r]), torch.cat([t, t_r]), [texts])[0].split([len(x), len(x_r)])
         return (said - goal).pow(2).mean() + alpha * (denoised - eps_r).pow(2).mean()
 
     with edits.dense(model, WHERE[variant]) as edit, frozen(edit.trained, masks):

@@ -5,9 +5,10 @@ No weights: while a picture is drawn, its guidance is turned away from a safety 
 
     eps_bar = eps(0) + s_g [eps(p) - eps(0) - gamma],  gamma = mu (eps(S) - eps(0)) + s_m nu.
 
-Official code: ml-research/safe-latent-diffusion @a42923c; the four strengths are its configurations.
-Differs from the official code: nothing in the guidance. Diffusers' own copy puts "an image showing " before the list of texts and has a
-tenth of the weak scale (`text`, `scale`).
+Official code: ml-research/safe-latent-diffusion @a42923c, whose default arguments are `medium`; the four strengths are the paper's.
+Differs from the official code: nothing in the guidance, which is off there too where s_S < 1 or s_g <= 1. A prompt that is too long keeps
+its end token, which is cut off there. Diffusers' own copy puts "an image showing " before the list of texts, has a tenth of the weak scale
+(`text`, `scale`), and is off at s_S = 1 as well.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def erase(
     Args:
         text: the safety text S; {concept} in it stands for the concept's words.
         warmup: steps without it; the strengths count in schedules of 50 steps.
+        scale: s_S; below 1 there is no safety guidance.
         warmup, scale, threshold, momentum, beta: in place of the strength's own.
     """
     given = {"warmup": warmup, "scale": scale, "threshold": threshold, "momentum": momentum, "beta": beta}

@@ -16,7 +16,7 @@ from plain import copied, ddim, encode, known, levels, noise, said, trainable, v
 DEFAULTS: dict[str, Any] = {
     "train": "text_encoder", "texts": "words", "eta": 1.0, "steps": 1000, "lr": 1e-5, "warmup": 200, "attack_steps": 30,
     "attack_lr": 1e-3, "attack_init": "random", "gamma": 0.3, "retain_batch": 5, "retain_form": "reg", "sampler_steps": 50,
-    "guidance": 3.0, "latent_alignment": "exact",
+    "guidance": 3.0, "latent_alignment": "exact", "attack_text": "whole",
 }  # fmt: skip
 
 
@@ -33,10 +33,16 @@ class Turn(NamedTuple):
     seeds: list[int]
 
 
-def with_word(model: Model, text: str, soft: Tensor) -> Tensor:
-    """The context of a text behind a soft word "k d": start token, word, text; through CLIP's own forward."""
+def with_word(model: Model, text: str, soft: Tensor, rule: str) -> Tensor:
+    """The context of a text behind a soft word "k d": start token, word, text; through CLIP's own forward.
+
+    By `rule` the whole text, or without the `size` tokens behind as many as it has words.
+    """
     size, table, length = len(soft), model.text_encoder.get_input_embeddings(), model.tokenizer.model_max_length
     said_ids = model.tokenizer(text, add_special_tokens=False).input_ids
+    if rule == "words":
+        first = len(text.split())
+        del said_ids[first : first + size]
     bos, eos = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
     ids = ([bos] + [eos] * size + said_ids)[: length - 1]
     ids = torch.tensor([[*ids, eos] + [model.tokenizer.pad_token_id] * (length - 1 - len(ids))])
@@ -96,7 +102,7 @@ def attacked(model: Model, student: Model, turn: Turn, begin: Tensor, s: dict[st
     for k in range(turn.attacks):
         t = turn.t[k]
         x = drawn(model, student.unet, [turn.seeds[k]], [turn.word], turn.until[k], s)
-        guess = said(student.unet, x, t, with_word(student, turn.word, adversary))
+        guess = said(student.unet, x, t, with_word(student, turn.word, adversary, s["attack_text"]))
         loss = (guess - original(model, x, t, [turn.word])).pow(2).mean()
         total = total + torch.autograd.grad(loss, adversary)[0]
         soft = adversary.detach().clone()
@@ -112,7 +118,7 @@ def objective(model: Model, student: Model, turn: Turn, soft: Tensor | None, s: 
     if turn.erases:
         x = drawn(model, student.unet, seeds[:1], [turn.word], until, s)
         e_c, e_0 = original(model, x, t, [turn.word]), original(model, x, t, [""])
-        shown = encode(student, [turn.word]) if soft is None else with_word(student, turn.word, soft)
+        shown = encode(student, [turn.word]) if soft is None else with_word(student, turn.word, soft, s["attack_text"])
         total = total + (said(student.unet, x, t, shown) - (e_0 - s["eta"] * (e_c - e_0))).pow(2).mean()
     if turn.kept:
         x = drawn(model, student.unet, seeds[turn.erases :], turn.kept, until, s)

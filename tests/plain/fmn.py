@@ -59,8 +59,9 @@ def learn(
 
 def erase(
     model: Model, concept: Concept, images: Images, *, seed: int, use_ti: bool = True, vectors: int = 4, template: str = "a photo of {}",
-    ti_steps: int = 500, ti_lr: float = 1e-3, ti_weight_decay: float = 0.1, ti_batch: int = 1, norm: float | None = 0.4,
-    use_pooler: str = "all", trained: str = "full", loss: str = "norm", steps: int = 35, lr: float = 2e-6, batch: int = 1,
+    ti_template: str | None = None, ti_steps: int = 500, ti_lr: float = 1e-3, ti_weight_decay: float = 0.1, ti_batch: int = 1,
+    norm: float | None = 0.4, use_pooler: str = "all", trained: str = "full", loss: str = "norm", steps: int = 35, lr: float = 2e-6,
+    batch: int = 1, clip: float | None = 1.0, no_real_image: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Both stages, for a concept of one word."""
     draws, pixels, told = torch.Generator().manual_seed(seed), images.only("pool").pixels(), model
@@ -69,7 +70,7 @@ def erase(
         old = model.text_encoder.get_input_embeddings().weight.detach()
         rows = torch.cat([old[word[:vectors]], torch.randn(vectors - len(word[:vectors]), old.shape[1], generator=draws).to(old)])
         ti = {"steps": ti_steps, "lr": ti_lr, "weight_decay": ti_weight_decay, "batch": ti_batch, "norm": norm}
-        told, _ = learn(model, pixels, rows, template, draws, **ti)  # type: ignore[arg-type]
+        told, _ = learn(model, pixels, rows, ti_template or template, draws, **ti)  # type: ignore[arg-type]
         word = list(range(len(old), len(old) + vectors))
     ids = ids_of(model, template, word)
     ends = [n for n, token in enumerate(ids) if token == model.tokenizer.eos_token_id]
@@ -83,13 +84,15 @@ def erase(
         z, t, eps = noise(model, batch, draws), torch.randint(1000, (batch,), generator=draws), noise(model, batch, draws)
         totals = []
         for n in range(batch):
-            x_t = noisy(model, latent(model, pixels[[picked[n]]], z[[n]]), t[[n]], eps[[n]])
+            x = torch.zeros_like(z[[n]]) if no_real_image else latent(model, pixels[[picked[n]]], z[[n]])
+            x_t = noisy(model, x, t[[n]], eps[[n]])
             with probed(student.unet) as maps:
                 said(student.unet, x_t, t[[n]], told.text_encoder(torch.tensor([ids])).last_hidden_state)
             totals.append(squares(maps, places))
         total = torch.stack(totals).sum()
         adam.zero_grad()
         (total.sqrt() if loss == "norm" else total).backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(weights.values(), clip)
         adam.step()
     return values(weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -59,9 +60,8 @@ def remapped(
     """Stage 2: three calls of a second network a step, gradients times the mask, Adam. `texts`: c_f and c_remap by picture, c_r."""
     unet, (own, other, kept) = copy.deepcopy(model.unet).requires_grad_(True), texts
     adam = torch.optim.Adam(unet.parameters(), lr=lr)
-    for first in [*range(0, len(own), batch)] * epochs:
-        rows = list(range(first, min(first + batch, len(own))))
-        others = [n % len(kept) for n in rows]
+    ours, theirs = ([list(range(len(some)))[n : n + batch] for n in range(0, len(some), batch)] for some in (own, kept))
+    for rows, others in [pair for _ in range(epochs) for pair in zip(ours, cycle(theirs), strict=False)]:  # cycle has no end
         (x_r,), t_r, eps_r = drawn(model, images, "anchor", others, draws, 1)
         (x, x_other), t, _ = drawn(model, images, "pool", rows, draws, 2)
         c_f, c_remap = (encode(model, [lines[n] for n in rows]) for lines in (own, other))
