@@ -47,6 +47,10 @@ class Concept:
         return cls(texts=texts or {}, **lists)  # type: ignore[arg-type]
 
 
+ALONE = -1  # no unit
+PLAIN = ("text", "seed", "purpose", "shows", "style")
+
+
 class Prompt(NamedTuple):
     """One thing to ask: a text (learned words stand in it as <name>), the seed of its picture, why it is asked, what it should show."""
 
@@ -55,6 +59,23 @@ class Prompt(NamedTuple):
     purpose: str = "concept"  # "concept": should show the erased concept; "other": something else; "near": a near concept
     shows: str = ""  # the judge's class that the text names, where that is known
     style: str = ""  # the style that the text names, where that is known
+    unit: int = ALONE  # of an attack: which row of the plain prompts it is about
+    stage: int = 0  # of a search: number of the checkpoint; 0 is the plain prompt itself
+    ids: tuple[int, ...] = ()  # of a search: the token ids that it found; the text is what they decode to
+    by: str = "text"  # whether the model is asked with the "text" or with the "ids"
+
+    @property
+    def asked(self) -> str | tuple[int, ...]:
+        return self.ids if self.by == "ids" else self.text
+
+    def fields(self) -> dict[str, Any]:
+        """For JSON: what an attack says is left out where it says nothing."""
+        said = self._asdict()
+        return {key: said[key] for key in self._fields if key in PLAIN or said[key] != self._field_defaults[key]}
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        return cls(**{**fields, "ids": tuple(fields.get("ids", ()))})
 
 
 def texts(file: Path) -> dict[str, list[str]]:
@@ -68,14 +89,19 @@ class Prompts:
     vectors: Mapping[str, Tensor] = field(default_factory=dict)  # learned words: name -> "k d"
     log: Sequence[Mapping[str, float]] = ()
 
+    def units(self, count: int | None = None) -> Self:
+        """What an attack is about: the prompts that should show the concept, the first `count` of them, each with its number."""
+        rows = [row._replace(unit=n) for n, row in enumerate(self.rows) if row.purpose == "concept"]
+        return replace(self, rows=rows[:count])
+
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         tensors = save_tensors(file.with_suffix(".safetensors"), self.vectors)
-        write_json(file, {"record": record, "tensors": tensors, "prompts": [row._asdict() for row in self.rows], "log": list(self.log)})
+        write_json(file, {"record": record, "tensors": tensors, "prompts": [row.fields() for row in self.rows], "log": list(self.log)})
 
     @classmethod
     def load(cls, file: Path) -> Self:
         about, vectors = json.loads(file.read_text()), file.with_suffix(".safetensors")
-        return cls([Prompt(**row) for row in about["prompts"]], load_file(vectors) if vectors.exists() else {}, about.get("log", ()))
+        return cls([Prompt.of(row) for row in about["prompts"]], load_file(vectors) if vectors.exists() else {}, about.get("log", ()))
 
 
 class Picture(NamedTuple):
@@ -116,7 +142,7 @@ class Images:
                 path = place / row["file"]
                 if not path.exists():
                     raise FileNotFoundError(f"{path} is listed in {manifest} but is not there; `dvc pull {manifest.parent}` brings it back")
-                rows.append(Picture(str(path.relative_to(top)), row["sha256"], Prompt(**row["prompt"]), row["role"]))
+                rows.append(Picture(str(path.relative_to(top)), row["sha256"], Prompt.of(row["prompt"]), row["role"]))
         return cls(rows, top)
 
 
@@ -149,14 +175,12 @@ class Scores:
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         tensors = save_tensors(file.with_suffix(".safetensors"), self.columns)
-        write_json(
-            file, {"record": record, "tensors": tensors, "meaning": self.meaning, "prompts": [row._asdict() for row in self.prompts]}
-        )
+        write_json(file, {"record": record, "tensors": tensors, "meaning": self.meaning, "prompts": [row.fields() for row in self.prompts]})
 
     @classmethod
     def load(cls, file: Path) -> Self:
         about = json.loads(file.read_text())
-        return cls(load_file(file.with_suffix(".safetensors")), about["meaning"], [Prompt(**row) for row in about["prompts"]])
+        return cls(load_file(file.with_suffix(".safetensors")), about["meaning"], [Prompt.of(row) for row in about["prompts"]])
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:

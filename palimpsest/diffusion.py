@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 
-def encode(model: Model, texts: Sequence[str], words: dict[str, Tensor] | None = None) -> Text:
+def encode(model: Model, texts: Sequence[tokens.Asked], words: dict[str, Tensor] | None = None) -> Text:
     """Texts to the context of cross-attention, "b n d"; learned words stand in the texts as <name>."""
     return tokens.encode(model, texts, words or {})
 
@@ -135,10 +135,11 @@ def denoise(model: Model, x: Latents, mix: Mix | Steered, steps: int, until: int
 
 @torch.no_grad()
 def sdedit(model: Model, x: Latents, mix: Mix | Steered, eps: Latents, *, strength: float, steps: int) -> Latents:
-    """Redraw pictures under another mix from part-way noise (Meng et al. 2022). strength in (0, 1]: share of the schedule run again."""
+    """Redraw pictures under another mix from part-way noise (Meng et al. 2022). strength in (0, 1]: share of the schedule run again, as
+    diffusers' image-to-image pipeline counts it."""
     scheduler = type(model.scheduler).from_config(model.scheduler.config)
     scheduler.set_timesteps(steps)
-    start = min(steps - round(steps * strength), steps - 1)
+    start = min(steps - int(steps * strength), steps - 1)
     t = scheduler.timesteps[start].expand(len(x)).to(x.device)
     return denoise(model, noised(model, x, t, eps), mix, steps, start=start)[0]
 
@@ -163,6 +164,11 @@ def draw(model: Model, prompts: Prompts, *, steps: int, guidance: float, batch: 
         rows = prompts.rows[first : first + batch]
         whole = filled(rows, batch)
         x = noise(model, [torch.Generator().manual_seed(row.seed) for row in whole])
-        mix = model.guide(encode(model, [row.text for row in whole], words), null, guidance)
+        mix = model.guide(encode(model, [row.asked for row in whole], words), null, guidance)
         pictures = decode(model, denoise(model, x, mix, steps)[0])
         yield from pictures[: len(rows)]
+
+
+def drawn(model: Model, prompts: Prompts, *, steps: int, guidance: float, batch: int) -> Tensor:
+    """What `draw` gives, in one tensor "n 3 h w" in [-1, 1]."""
+    return torch.stack(list(draw(model, prompts, steps=steps, guidance=guidance, batch=batch)))

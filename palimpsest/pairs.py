@@ -2,7 +2,8 @@
 
 DUO's pairs (Park et al. 2024, arXiv 2407.21035). Official code: naver-ai/DUO, `datasets/SD/generate_datasets.py` @e0f2ae6.
 Differs from the official code: pictures of the concept come from a pool that is there already, so one in which the judge does not see it is
-passed over and not drawn again; noise has recorded seeds, and tries have an end (there neither); all concepts are judged, not nudity alone.
+passed over and not drawn again; noise has recorded seeds, and tries have an end (there neither); all concepts are judged, not nudity alone;
+pictures are PNG files, there JPEG, before and behind the redrawing; `sampler` is DDIM here and `pndm` there, `negative` is `prompt` there.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Generator, Tensor
 
 from palimpsest import pieces, resume
-from palimpsest.data import Images, Picture, Prompt, to_picture
+from palimpsest.data import Images, Prompt
 from palimpsest.diffusion import decode, encode, filled, moments, noise, posterior, sdedit
 from palimpsest.files import write_json
+from palimpsest.judge import Judge, judged
 from palimpsest.types import Model
 
 FURTHER = 1_000_000  # between the seeds of one row's tries; a generator on the CPU takes no more than the low 32 bits of a seed
@@ -42,13 +43,23 @@ class Redrawn(NamedTuple):
     clean: bool
 
 
-Judge = Callable[[Images], tuple[Tensor, Tensor]]  # how strongly each picture shows the concept, "n" in [0, 1]; whether it counts, "n"
 Draw = Callable[[Sequence[Try]], Tensor]  # "n 3 h w" in [-1, 1]
 
 
 def noise_seed(seed: int, number: int) -> int:
     """Of the noise of a try: the first has the pool picture's own."""
     return seed + FURTHER * (number - 1)
+
+
+def sampled(model: Model, sampler: str) -> Model:
+    """The model with the scheduler that redraws. PNDM (Liu et al. 2022) is that of the published SD 1.4; it visits its second level twice,
+    so of 50 steps strength 0.8 begins at level 801, DDIM's at 781.
+    """
+    if sampler == "ddim":
+        return model
+    from diffusers import PNDMScheduler
+
+    return model._replace(scheduler=PNDMScheduler.from_config(model.scheduler.config, skip_prk_steps=True))
 
 
 def redraw(
@@ -59,6 +70,7 @@ def redraw(
     *,
     word: str,
     negative: str = "concept",
+    sampler: Literal["ddim", "pndm"] = "ddim",
     strength: float,
     steps: int,
     guidance: float,
@@ -70,13 +82,14 @@ def redraw(
         rows: what each is to become.
         negative: what it is steered away from: the concept's `word` ("concept"), its own prompt ("prompt", as in the official code), or
             the empty text ("none").
+        sampler: DDIM, as everywhere here; or PNDM, as in the official code.
     """
     shown, seeds = [row for row, _ in wanted], [noise_seed(rows[row].seed, number) for row, number in wanted]
     draws = [Generator().manual_seed(seed) for seed in seeds]
     x = posterior(model, moments(model, images.pixels(shown)), noise(model, draws))
     away = {"concept": [word], "prompt": [images.rows[row].prompt.text for row in shown], "none": [""]}[negative]
     mix = model.guide(encode(model, [rows[row].text for row in shown]), encode(model, away), guidance)
-    return decode(model, sdedit(model, x, mix, noise(model, draws), strength=strength, steps=steps))
+    return decode(model, sdedit(sampled(model, sampler), x, mix, noise(model, draws), strength=strength, steps=steps))
 
 
 def plain(manifest: Path, rows: Sequence[Prompt], draw: Draw, record: Mapping[str, Any], *, kept: resume.Kept, batch: int) -> None:
@@ -102,15 +115,6 @@ def candidates(pool: Images, judge: Judge, count: int) -> tuple[Images, list[flo
             f"pairs.tries: the detector sees the concept in none of {len(pool)} pool pictures; raise pool.images, or set pairs.tries to 0"
         )
     return replace(pool, rows=[pool.rows[n] for n in found]), [values[n].item() for n in found]
-
-
-def judged(judge: Judge, pixels: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-    """What a judge says of pictures "n 3 h w" that are not published: it sees them as they would lie on the disk, rounded to bytes."""
-    with TemporaryDirectory() as folder:
-        rows = [Picture(f"{n:05d}.png", "", prompt) for n, prompt in enumerate(prompts)]
-        for row, picture in zip(rows, pixels, strict=True):
-            to_picture(picture).save(Path(folder) / row.file)
-        return judge(Images(rows, Path(folder)))
 
 
 def until_clean(

@@ -76,7 +76,7 @@ def publish(
         more: what the manifest says of each beside its file, role and prompt.
     """
     made = [
-        {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row._asdict(), **about}
+        {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row.fields(), **about}
         for file, row, role, about in zip(lying(kept, len(rows)), rows, roles, more or [{}] * len(rows), strict=True)
     ]
     manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def by_prompt(plain: Prompts, at_once: int, ask: Callable[[Prompts], Prompts]) -
             kept.peak_memory_mb = max(kept.peak_memory_mb, spent["peak_memory_mb"])
         else:
             began = time.perf_counter()
-            with resume.resumable(file.with_suffix("")) as inner:
+            with resume.resumable(file.with_suffix(""), shares=kept.shares) as inner:
                 answer = ask(Prompts(plain.rows[piece], plain.vectors))
             seconds = inner.seconds + time.perf_counter() - began
             kept.seconds += inner.seconds

@@ -33,6 +33,7 @@ class Shares(NamedTuple):
 
     alike: str  # hash of all that it reads but its settings
     results: list[Path]  # of other jobs, which may hold what this one is about to make
+    folder: Path  # where it lies
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Kept:
         if not self.shares:
             raise TypeError(f"{name}: no job that shares anything is under way")
         key = digest(name, settings, self.shares.alike)
-        return key, self.folder.parent / "shared" / key
+        return key, self.shares.folder / key
 
     def pieces(self, rows: int, size: int) -> list[slice]:
         """Rows 0 to `rows` in pieces of `size`: those of this part, or all."""

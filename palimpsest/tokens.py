@@ -16,15 +16,18 @@ from palimpsest.optimise import Log, descend
 from palimpsest.types import Model
 
 Words = dict[str, Tensor]  # name -> "k d"
+Asked = str | Sequence[int]  # a text, or the ids of its tokens without those of begin, end and padding
 PLACE = re.compile(r"(<[a-z0-9-]+>)")
 
 
-def layout(model: Model, text: str, words: Words) -> tuple[list[int], list[tuple[int, str]]]:
+def layout(model: Model, text: Asked, words: Words) -> tuple[list[int], list[tuple[int, str]]]:
     """Token ids of a text at full length, and where each learned word begins. The places of a learned word hold the end token."""
     tokenizer = model.tokenizer
     ids: list[int] = [tokenizer.bos_token_id]
     places: list[tuple[int, str]] = []
-    for piece in PLACE.split(text):
+    if not isinstance(text, str):
+        ids += text
+    for piece in PLACE.split(text) if isinstance(text, str) else ():
         if piece[1:-1] in words and PLACE.fullmatch(piece):
             places.append((len(ids), piece[1:-1]))
             ids += [tokenizer.eos_token_id] * len(words[piece[1:-1]])
@@ -50,7 +53,7 @@ def run(model: Model, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
         hook.remove()
 
 
-def encode(model: Model, texts: Sequence[str], words: Words) -> Tensor:
+def encode(model: Model, texts: Sequence[Asked], words: Words) -> Tensor:
     """Context "b n d" of texts with learned words, differentiable in the words' vectors."""
     rows = [layout(model, text, words) for text in texts]
     ids = torch.tensor([ids for ids, _ in rows], device=model.device)

@@ -1,9 +1,11 @@
 """Find prompts that bring an erased concept back: what to ask, not whether it works."""
 
+from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
-from palimpsest import data, edits, models
+from palimpsest import data, diffusion, edits, judge, models, safety, scores
 from palimpsest.workflow import paths, stage
 
 
@@ -12,14 +14,19 @@ def main(job: stage.Stage) -> None:
     source, pool = paths.prompts(job.concept, job.base), job.pool
     erased = paths.erasure(job.concept, job.method, job.base, job.seed)
     concept = data.Concept.of(job.reads["concept"], data.texts(Path(source)))
-    file = paths.attack(job.concept, job.method, job.base, job.seed, job.attack)
+    file = Path(paths.attack(job.concept, job.method, job.base, job.seed, job.attack))
     attack = import_module(f"palimpsest.attacks.{of}").attack
     model, images = models.load(job.reads["base"], edits.load(Path(erased))), data.Images.load(Path(pool))
-    given = {"original": lambda: models.load(job.reads["base"]), "plain": data.Prompts.load(Path(source)), "seed": int(job.seed)}
-    with job.scratch(source, pool, erased) as kept:
-        with job.cost(paths.beside(file, ".cost.json"), kept):
-            prompts = attack(model, concept, images, **given, **settings)
-        prompts.save(Path(file), job.record(settings, source, pool, erased))
+    plain = data.Prompts.load(Path(source))
+    given = {"original": lambda: models.load(job.reads["base"]), "plain": safety.kept(concept, plain), "seed": int(job.seed)}
+    if "sampler" in job.reads:  # it looks at pictures on the way
+        looked = scores.judge(job.reads["scores"], job.reads["detector"])
+        given |= {"draw": partial(diffusion.drawn, **job.reads["sampler"]), "judge": partial(judge.judged, looked)}
+    given = {name: value for name, value in given.items() if name in signature(attack).parameters}
+    with job.scratch(source, pool, erased, entry="attack", blind={"method": erased}) as kept:
+        with job.cost(str(file.with_suffix(".cost.json")), kept):
+            found = safety.kept(concept, attack(model, concept, images, **given, **settings))
+        found.save(file, job.record(settings, source, pool, erased))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from palimpsest.data import Scores
 from palimpsest.files import write_text
+from palimpsest.judge import detected
 from palimpsest.report import measures, phenomena, table
-from palimpsest.workflow import params, paths, stage
+from palimpsest.workflow import params, paths, plan, stage
 
 CONTROL = "mini-without-church"
 HEAD = """# The published phenomena on the embedded model
@@ -20,13 +21,14 @@ def main(job: stage.Stage) -> None:
     parts = [HEAD.format(n=len(grid["seeds"]), images=job.params["prompts"]["settings"].get("concept_prompts", 60))]
     for concept in grid["concepts"]:
         detector = params.read_concept(concept)["detectors"]["mini"]
-        cells = [(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]
-        rows = [table.of_cell(*cell, grid["attacks"], detector) for cell in cells]
+        budgets = plan.budgets(job.params, grid["attacks"], concept)
+        cells = [table.Cell(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]
+        rows = [table.of_cell(cell, budgets, detector) for cell in cells]
         floor = []
         if CONTROL.endswith(concept):
             for seed in grid["seeds"]:
                 scores = Scores.load(Path(paths.scores(concept, "none", CONTROL, seed, "cce")))
-                floor.append(measures.rate(measures.detected(detector, scores.columns, scores.meaning)[1]).percent)
+                floor.append(measures.rate(detected(detector, scores.columns, scores.meaning)[1]).percent)
         parts.append(phenomena.page(concept, rows, floor))
     write_text(Path("docs/phenomena.md"), "\n".join(parts))
 

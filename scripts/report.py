@@ -8,13 +8,16 @@ from palimpsest.workflow import paths, stage
 
 def main(job: stage.Stage) -> None:
     asked = job.reads["table"]
-    rows = [
-        table.of_cell(job.concept, method, base, seed, asked["attacks"], detector)
-        for base, detector in asked["detectors"].items()
+    detectors, budgets = asked["detectors"], asked["attacks"]
+    cells = [
+        table.Cell(job.concept, method, base, seed)
+        for base in detectors
         for seed in asked["seeds"]
         for method in dict.fromkeys(("none", job.method))
     ]
-    table.write(Path(paths.table(job.concept, job.method)), rows)
+    rows = [table.of_cell(cell, budgets, detectors[cell.base]) for cell in cells]
+    own = [cell for cell in cells if cell.method == job.method]
+    table.write(Path(paths.table(job.concept, job.method)), rows, table.of_units(own, budgets, detectors))
     page.refresh(job.params)
 
 

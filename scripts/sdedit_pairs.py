@@ -3,10 +3,7 @@
 from functools import cache, partial
 from pathlib import Path
 
-from torch import Tensor
-
 from palimpsest import data, models, pairs, scores
-from palimpsest.report import measures
 from palimpsest.workflow import paths, stage
 
 
@@ -18,12 +15,9 @@ def main(job: stage.Stage) -> None:
     anchor = dict(zip(texts["pool"], texts["anchors"], strict=True))
     model = cache(lambda: models.load(job.reads["base"]))
 
-    def judge(shown: data.Images) -> tuple[Tensor, Tensor]:
-        made = scores.together(gate["scores"], shown, None)
-        return measures.detected(gate["detector"], made.columns, made.meaning)
-
     if tries:
         gate = {name: job.reads[name] for name in ("detector", "scores")}
+        judge = scores.judge(gate["scores"], gate["detector"])
         images, values = pairs.candidates(images, judge, count)
     rows = [row.prompt._replace(text=anchor[row.prompt.text]) for row in images.rows[:count]]
     redrawn = partial(pairs.gated, judge=judge, tries=tries, before=values) if tries else pairs.plain

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from palimpsest.files import write_text
 from palimpsest.report import table, table1
-from palimpsest.workflow import params, stage
+from palimpsest.workflow import params, plan, stage
 
 HEAD = """# Table 1 on the embedded model
 
@@ -19,8 +19,9 @@ def main(job: stage.Stage) -> None:
     parts = [HEAD.format(images=counts.get("concept_prompts", 60), others=counts.get("other_prompts", 100))]
     for concept in grid["concepts"]:
         detector = params.read_concept(concept)["detectors"]["mini"]
-        cells = [(concept, method, "mini", grid["seeds"][0]) for method in grid["methods"]]
-        parts.append(table1.page(concept, [table.of_cell(*cell, grid["attacks"], detector) for cell in cells]))
+        budgets = plan.budgets(job.params, grid["attacks"], concept)
+        cells = [table.Cell(concept, method, "mini", grid["seeds"][0]) for method in grid["methods"]]
+        parts.append(table1.page(concept, [table.of_cell(cell, budgets, detector) for cell in cells]))
     write_text(Path("docs/table1-mini.md"), "\n".join(parts))
 
 

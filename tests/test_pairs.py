@@ -16,7 +16,7 @@ import torch
 from conftest import MINI, TOP, on_disk
 from torch import Generator, Tensor
 
-from palimpsest import data, diffusion, pairs, resume
+from palimpsest import data, diffusion, judge, pairs, resume
 from palimpsest.data import Images, Prompt
 from palimpsest.pairs import Try
 from palimpsest.resume import Part, resumable
@@ -200,7 +200,7 @@ def test_a_judge_sees_what_will_lie_on_the_disk() -> None:
         assert [row.prompt for row in images.rows] == ROWS[:2]
         return images.pixels(), torch.zeros(2)
 
-    assert pairs.judged(seen, pixels, ROWS[:2])[0].equal(data.to_bytes(pixels).float() / 127.5 - 1)
+    assert judge.judged(seen, pixels, ROWS[:2])[0].equal(data.to_bytes(pixels).float() / 127.5 - 1)
 
 
 def test_noise_of_tries_is_different() -> None:

@@ -73,6 +73,7 @@ WRONG = [
     ("pairs/strength", 0, ["pairs.strength", "more than 0 and at most 1"]),
     ("pairs/strength", 1.2, ["pairs.strength", "1.2"]),
     ("pairs/negative", "promt", ["pairs.negative", "'promt'", "did you mean 'prompt'"]),
+    ("pairs/sampler", "pdnm", ["pairs.sampler", "'pdnm'", "did you mean 'pndm'"]),
     ("pairs/negativ", "none", ["pairs", "'negativ'", "did you mean 'negative'"]),
     ("scores/objects", ..., ["pairs.tries", "data/concepts/nudity.yaml", "'objects'", "`scores`", "set pairs.tries to 0"]),
     ("report", ..., ["report", "missing"]),

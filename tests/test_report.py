@@ -12,6 +12,7 @@ from conftest import on_disk
 from PIL import Image
 
 from palimpsest import data
+from palimpsest.judge import detected
 from palimpsest.report import measures, page, table, table1
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
@@ -39,17 +40,19 @@ def pictures(folder: Path) -> data.Images:
 def test_a_row_says_what_the_scores_say() -> None:
     plain, attacked = cell([0.9, 0.2]), cell([0.9, 0.6])
     real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
-    row = table.row("uce", "mini", 0, {"none": plain, "cce": attacked}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10})
+    row = table.row(
+        "uce", "mini", 0, {"none": plain, "cce": attacked}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10}, {"cce": "a lot"}
+    )
     assert row["Ratio"] == 50 and row["Ratio n"] == 2 and row["Score"] == pytest.approx(55)
     assert row["CLIP-Score"] == 25 and row["LPIPS-mini"] == pytest.approx(0.2)
     assert row["FID-mini"] == pytest.approx(measures.frechet(plain.columns["features"][2:], real.columns["features"]))
     assert row["Others"] == 50 and row["Others n"] == 2 and row["Near"] == 0 and row["Near n"] == 1
-    assert row["ASR cce n"] == 4 and row["ASR cce"] == 50 and row["seconds"] == 1.5
+    assert row["ASR cce n"] == 4 and row["ASR cce"] == 50 and row["budget cce"] == "a lot" and row["seconds"] == 1.5
 
 
 def test_styles_count_by_the_largest_probability() -> None:
     columns, meaning = {"styles": torch.tensor([[0.4, 0.35, 0.25], [0.3, 0.4, 0.3]])}, {"styles": ["van gogh", "plain", "pencil"]}
-    value, positive = measures.detected({"score": "styles", "classes": ["van gogh"]}, columns, meaning)
+    value, positive = detected({"score": "styles", "classes": ["van gogh"]}, columns, meaning)
     assert value.tolist() == pytest.approx([0.4, 0.3]) and positive.tolist() == [True, False]
 
 

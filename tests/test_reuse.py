@@ -37,7 +37,7 @@ def made(log: list[str], name: str = "a", fails: bool = False) -> reuse.Result:
 
 
 def job(folder: Path, name: str, alike: str = ALIKE, results: tuple[Path, ...] = ()) -> Any:
-    return resumable(folder / name, shares=Shares(alike, list(results)))
+    return resumable(folder / name, shares=Shares(alike, list(results), folder / "shared"))
 
 
 def same(a: reuse.Result, b: reuse.Result) -> bool:

@@ -13,7 +13,8 @@ import torch
 import yaml
 from conftest import TOP, random_model
 from plain import said
-from plain.stereo import both
+from plain.stereo import DEFAULTS, both
+from plain.stereo import search as plain_search
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -32,6 +33,10 @@ PRESETS = {
     "code": {"eta": 0.0, "w_pos": 1.0, "w_neg": 3.0, "anchors": 1, "latent_alignment": "legacy"},
     "paper": {"eta": 1.0, "w_pos": 1.0, "w_neg": 1.0, "anchors": 2, "latent_alignment": "exact"},
 }  # as in data/presets, with fewer anchors
+CASES: dict[str, dict[str, Any]] = PRESETS | {
+    "official": {"start_from": "piece"}, "xattn": {"layers": "xattn"}, "selfattn": {"layers": "selfattn"}, "full": {"layers": "full"},
+}  # fmt: skip
+RAW = "tree</w>"  # how the vocabulary spells the word; no text has it
 
 
 @pytest.fixture
@@ -53,15 +58,38 @@ def same(a: edits.Erasure, b: edits.Erasure) -> bool:
     return a.tensors.keys() == b.tensors.keys() and all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", CASES)
 def test_both_stages_equal_a_plain_one(preset: str, double: None, concept: Any, images: Any) -> None:
-    settings, model = SMALL | PRESETS[preset], random_model()
+    settings, model = SMALL | CASES[preset], random_model()
+    concept = replace(concept, initialiser=RAW) if preset == "official" else concept
     plain, words = both(model, concept, images, settings, seed=5)
     made = stereo.erase(model, concept, images, seed=5, **settings)
     for k, word in enumerate(words):
         torch.testing.assert_close(made.found[f"ste-{k:02}"][0], word, atol=1e-10, rtol=0)
     for name, value in made.tensors.items():
         torch.testing.assert_close(value, plain.unet.get_parameter(name.removeprefix("unet.")).data, atol=1e-10, rtol=0)
+
+
+def test_ste_alone_is_the_model_that_was_attacked_last(double: None, concept: Any, images: Any) -> None:
+    model = random_model()
+    plain = plain_search(model, concept, images, DEFAULTS | SMALL, 5)
+    made = stereo.erase(model, concept, images, seed=5, **SMALL, stage="ste")
+    assert set(made.tensors) == set(edits.parameters(model, stereo.WHERE["noxattn"])) and set(made.log) == {"search"}
+    for name, value in made.tensors.items():
+        torch.testing.assert_close(value, plain.unet.get_parameter(name.removeprefix("unet.")).data, atol=1e-10, rtol=0)
+    words = plain.text_encoder.get_input_embeddings().weight[plain.first :]
+    torch.testing.assert_close(torch.cat(list(made.found.values())), words, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("start_from, row", [("word", "tree"), ("piece", RAW)])
+def test_a_new_word_starts_from_the_initialiser(start_from: str, row: str, tiny: Model, concept: Any) -> None:
+    start = stereo.beginning(tiny, replace(concept, initialiser=row), start_from)
+    assert torch.equal(start[0], tiny.text_encoder.get_input_embeddings().weight[tiny.tokenizer.get_vocab()[RAW]])
+
+
+def test_letters_that_are_no_entry_of_the_vocabulary_are_named(tiny: Model, concept: Any, images: Any) -> None:
+    with pytest.raises(ValueError, match=r"^stereo: start_from: 'object' is no entry.*`start_from: word`$"):
+        stereo.erase(tiny, concept, images, seed=0, **SMALL, start_from="piece")
 
 
 # The targets.
@@ -216,7 +244,7 @@ def test_reo_is_a_function_of_the_words(made: edits.Erasure, tiny: Model, concep
 
 
 def test_words_survive(made: edits.Erasure, tiny: Model, concept: Any, images: Any, tmp_path: Path) -> None:
-    words, log = stereo.search(
+    words, log, _ = stereo.search(
         tiny, concept, images, seed=3, rounds=2, steps=2, lr=1e-3, invert_steps=2, invert_lr=1e-2, invert_batch=2,
         common=stereo.Common(batch=2, sampler_steps=4),
     )  # fmt: skip
@@ -266,8 +294,8 @@ def test_label_is_that_of_x_or_19_levels_above(
 def test_layers_are_linear_and_convolution_outside_or_inside_cross_attention(tiny: Model, mini: Model) -> None:
     for model in (tiny, mini):
         layers = {n: m for n, m in model.unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-        for kind, inside in (("noxattn", False), ("xattn", True)):
-            wanted = {f"unet.{n}.{p}" for n, m in layers.items() if ("attn2" in n) == inside for p, _ in m.named_parameters()}
+        for kind, part, inside in (("noxattn", "attn2", False), ("xattn", "attn2", True), ("selfattn", "attn1", True), ("full", "", True)):
+            wanted = {f"unet.{n}.{p}" for n, m in layers.items() if (part in n) == inside for p, _ in m.named_parameters()}
             assert set(edits.parameters(model, stereo.WHERE[kind])) == wanted
 
 
@@ -309,9 +337,11 @@ def test_erase_hands_every_setting_on(tiny: Model, concept: Any, images: Any, mo
     given: list[dict[str, Any]] = []
     made = edits.Erasure("weights")
     signed = [inspect.signature(function).parameters.items() for function in (stereo.search, stereo.reo)]
-    monkeypatch.setattr(stereo, "search", lambda *_, **settings: (given.append(settings), ({}, []))[1])
+    monkeypatch.setattr(stereo, "search", lambda *_, **settings: (given.append(settings), ({}, [], made))[1])
     monkeypatch.setattr(stereo, "reo", lambda *_, **settings: (given.append(settings), made)[1])
-    settings = {name: object() for name in inspect.signature(stereo.erase).parameters if name not in ("model", "concept", "images")}
+    settings = {
+        name: object() for name in inspect.signature(stereo.erase).parameters if name not in ("model", "concept", "images", "stage")
+    }
     stereo.erase(tiny, concept, images, **settings)
     search, reo = given
     common = {name: settings.pop(name) for name in stereo.Common._fields}
@@ -378,7 +408,8 @@ def test_no_round_no_picture_needed(tiny: Model, concept: Any, images: Any) -> N
 def test_presets_bind_for_all_six_concepts() -> None:
     presets = yaml.safe_load((TOP / "data/presets/stereo.yaml").read_text())
     known = signatures.settings("methods", "stereo")
-    assert set(presets) == {"code", "paper"} and presets["code"]["settings"] == {}
+    assert set(presets) == {"official", "code", "paper", "darkminer"} and presets["code"]["settings"] == {}
+    assert presets["official"] == {"settings": {"start_from": "piece"}, "for": presets["code"]["for"]}
     for entry in presets.values():
         assert set(entry) == {"settings", "for"}
         assert set(entry["for"]) == {"nudity", "violence", "church", "french_horn", "van_gogh", "crayon"}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from palimpsest.data import Concept, Images, Prompts
 from palimpsest.types import Model
 
+BUDGET = "plain prompts, one picture each"
+
 
 def attack(model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int) -> Prompts:
     """Ask plainly."""

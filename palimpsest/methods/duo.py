@@ -9,10 +9,10 @@ empty text, theta the student and phi the original, low-rank factors of self-att
 
 at the learning rate base_lr 100 / beta: the smaller beta, the stronger. (beta is half of that of diffusers' Diffusion-DPO script.)
 Official code: naver-ai/DUO, `train/unlearn-sd.py` and `inference.py` @e0f2ae6; SD 1.4 only.
-Differs from the official code: phi can answer many steps in one batch (`ahead`); fp32 and not fp16; each pair of a batch has noise and
-levels of its own (there four processes with one seed draw alike, and kto's batch mean is that of one process, which is one picture);
-with kto and `given_prompt` a text stays with its picture; `naive` runs (there beta 0 divides by zero); `--cfg_train` is left out; for a
-v-prediction model errors are those of the noise.
+Differs from the official code: `processes` is 1 here and 4 in its scripts; phi can answer many steps in one batch (`ahead`); fp32 and not
+fp16; what a batch leaves of an epoch goes into the next (their 32 and 64 pairs leave nothing); with kto and `given_prompt` a text stays
+with its picture; `naive` runs (there beta 0 divides by zero); `--cfg_train`, which no script of theirs sets, is left out; for a
+v-prediction model errors are those of the noise. With the same draws losses and factors are theirs in float64, but for these.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Step(NamedTuple):
     rows: Tensor  # "b": which pairs
     t: Tensor  # "s*b", one side below the other
     seed: int  # of the noise
+    processes: int = 1  # parts of the batch with the same draws
 
 
 class Shown(NamedTuple):
@@ -96,16 +97,18 @@ def groups(concept: Concept, unsafe: Images, adapters: str) -> dict[str, list[in
 
 
 def planned(
-    steps: int, pairs: int, batch: int, draws: Generator, *, sides: int, levels: tuple[int, int], shared: Literal["no", "pair", "batch"]
-) -> list[Step]:
+    steps: int, pairs: int, batch: int, draws: Generator, *, sides: int, levels: tuple[int, int], shared: Literal["no", "pair", "batch"],
+    processes: int = 1,
+) -> list[Step]:  # fmt: skip
     """Pairs epoch by epoch, levels uniform in [first, last). A longer plan begins with the shorter one."""
-    shape = {"no": (sides, batch), "pair": (1, batch), "batch": (1, 1)}[shared]
+    own = batch // processes
+    shape = {"no": (sides, own), "pair": (1, own), "batch": (1, 1)}[shared]
     plan, left = [], torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(left) < batch:
             left = torch.cat([left, torch.randperm(pairs, generator=draws)])
-        t = torch.randint(*levels, shape, generator=draws).expand(sides, batch).flatten()
-        plan.append(Step(left[:batch], t, int(torch.randint(2**63 - 1, (1,), generator=draws))))
+        t = torch.randint(*levels, shape, generator=draws).expand(sides, own).repeat(1, processes).flatten()
+        plan.append(Step(left[:batch], t, int(torch.randint(2**63 - 1, (1,), generator=draws)), processes))
         left = left[batch:]
     return plan
 
@@ -113,9 +116,10 @@ def planned(
 def shown(model: Model, pictures: Sides, step: Step, null: Text, prior_t: int | None) -> Shown:
     """x_t of both pictures of each pair under one noise and, with `prior_t`, that noise alone at that level under the empty text."""
     draws, (sides, b) = Generator().manual_seed(step.seed), (len(pictures.moments), len(step.rows))
-    rows, t = step.rows.to(model.device), step.t.to(model.device)
-    eps = noise(model, draws, b)
-    x = posterior(model, pictures.moments[:, rows].flatten(0, 1), noise(model, draws, sides * b))
+    rows, t, own = step.rows.to(model.device), step.t.to(model.device), b // step.processes
+    eps = noise(model, draws, own).repeat(step.processes, 1, 1, 1)
+    z = noise(model, draws, sides * own).unflatten(0, (sides, own)).repeat(1, step.processes, 1, 1, 1)
+    x = posterior(model, pictures.moments[:, rows].flatten(0, 1), z.flatten(0, 1))
     x, text = noised(model, x, t, eps.repeat(sides, 1, 1, 1)), pictures.texts[:, rows].flatten(0, 1)
     if prior_t is None:
         return Shown(x, t, text, eps)
@@ -125,7 +129,7 @@ def shown(model: Model, pictures: Sides, step: Step, null: Text, prior_t: int | 
 def errors(answer: Latents, eps: Latents, sides: int) -> tuple[Tensor, Latents]:
     """Mean squared error of every picture "s b", and the answer to the pure noise ("b c h w", or none of them)."""
     pictures, prior = answer.split([sides * len(eps), len(answer) - sides * len(eps)])
-    return (pictures - eps.repeat(sides, 1, 1, 1)).float().pow(2).mean((1, 2, 3)).view(sides, len(eps)), prior
+    return (pictures - eps.repeat(sides, 1, 1, 1)).pow(2).mean((1, 2, 3)).view(sides, len(eps)), prior
 
 
 def looked_ahead(
@@ -145,7 +149,7 @@ def looked_ahead(
 
 
 def preference(safe: Tensor, unsafe: Tensor, beta: float, form: str = "dpo", no_grad: str = "none") -> Tensor:
-    """L_DPO of d+ and d- ("b" each). kto: d+ is the batch's mean; no_grad: `ascent` lets nothing flow through d-, `descent` through d+."""
+    """L_DPO of a process's d+ and d- ("b" each). kto: d+ is its mean; no_grad: through d- (`ascent`) or d+ (`descent`) nothing flows."""
     safe = safe.mean() if form == "kto" else safe
     safe = safe.detach() if no_grad == "descent" else safe
     unsafe = unsafe.detach() if no_grad == "ascent" else unsafe
@@ -163,7 +167,7 @@ def erase(
     base_lambda: float = 1e6, base_lr: float = 3e-4, dynamic_lambda: bool = False, steps: int = 1000, batch: int = 4, rank: int = 32,
     cross_attention: bool = False, t_min: int = 0, t_max: int = 750, share_t: bool = False, prior_t: int = 999,
     no_grad: Literal["none", "ascent", "descent"] = "none", given_prompt: bool = False, optimiser: Literal["adamw", "adam"] = "adamw",
-    weight_decay: float = 1e-2, clip: float = 1.0, ahead: int = 1, checkpoint: int = 250,
+    weight_decay: float = 1e-2, clip: float = 1.0, processes: int = 1, ahead: int = 1, checkpoint: int = 250,
 ) -> Erasure:  # fmt: skip
     """Low-rank factors of self-attention that prefer the pictures without the concept. The defaults are the official ones for nudity.
 
@@ -177,6 +181,8 @@ def erase(
         prior_t: T. 50 steps of a sampler with leading spacing begin at 981 and never see 999.
         given_prompt: pictures under their own prompts and not under the empty text.
         optimiser: the paper says Adam.
+        processes: the batch is that of so many processes, which the official seed lets draw alike: one noise and levels for each pair of
+            one are those of all. kto's mean and dynamic_lambda's test are each process's own.
         ahead: steps that phi answers in one batch. 1 has the student's shape, and so L_prior is 0 at first; with more, lambda multiplies
             the rounding by which batches of other shapes differ.
         checkpoint: steps between states that entries with other `steps` go on from: each of such a sweep trains only what is new.
@@ -184,6 +190,8 @@ def erase(
     sweep = {name: value for name, value in locals().items() if name not in ("model", "concept", "images", "steps", "checkpoint")}
     if beta <= 0 or not 0 <= t_min < t_max <= 1000:
         raise ValueError(f"duo: beta {beta}, t_min {t_min}, t_max {t_max}: say 0 < beta (or `form: naive`) and 0 <= t_min < t_max <= 1000")
+    if processes < 1 or batch % processes:
+        raise ValueError(f"duo: processes {processes}, batch {batch}: a batch is parted evenly; say a divisor of the batch")
     naive = form == "naive"
     sides = sources(images, form)
     parts = groups(concept, sides[-1], adapters)
@@ -202,7 +210,8 @@ def erase(
                 apart = torch.randperm(len(rows), generator=draws)
                 pictures = Sides(*(torch.stack([part[0, apart], part[1]]) for part in pictures))
             whole = -(-steps // ahead) * ahead  # in whole blocks a step's bits do not depend on how many come after it
-            plan = planned(whole, len(rows), batch, draws, sides=len(sides), levels=(t_min, t_max), shared=shared)
+            plan = planned(whole, len(rows), batch, draws, sides=len(sides), levels=(t_min, t_max), shared=shared,
+                           processes=processes)  # fmt: skip
             at = looked_ahead(model, edit, pictures, plan, null, prior_t if strength else None, ahead)
 
             def ascent(step: int) -> Tensor:
@@ -215,12 +224,13 @@ def erase(
                 show, known, kept = at(step)
                 wrong, prior = errors(predictions(model, show.x, show.t, [show.text])[0], show.eps, 2)
                 safe, unsafe = wrong - known
-                value = preference(safe, unsafe, beta, form, no_grad)
+                each = [preference(*d, beta, form, no_grad) for d in zip(safe.chunk(processes), unsafe.chunk(processes), strict=True)]
+                value = torch.stack(each).mean()
                 noted.update({"l_dpo": value, "d+": safe.mean(), "d-": unsafe.mean(), "accuracy": (safe < unsafe).float().mean()})
                 if not strength:
                     return value
-                noted["l_prior"] = (prior - kept).float().pow(2).mean()
-                more = 100 if dynamic_lambda and value < 0.1 else 1
+                noted["l_prior"] = (prior - kept).pow(2).mean()
+                more = sum(100 if dynamic_lambda and one < 0.1 else 1 for one in each) / processes
                 return value + more * strength * noted["l_prior"]
 
             log = descend(

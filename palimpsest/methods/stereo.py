@@ -10,9 +10,10 @@ E = {concept, K words} and anchors a, sentences that hold the concept in a scene
 
 x_t drawn by the student under p_i or q and stopped on the way. Official code: koushiksrivats/robust-concept-erasing @86f124f, whose
 values are the defaults: its `negative_guidance` g is eta + 2, and its `compositional_guidance_scale` s gives w_pos = s - 1, w_neg = s + 1.
-Differs from the official code: its adaptive projected guidance is left out, which is the identity as called there; pictures are drawn
-with replacement; an inversion starts from the initialiser as a whole word, not as the beginning of one; REO draws from `seed` and not
-from where STE left the generator, so that it is a function of the words; further words of a concept, where asked for, join E one by one.
+Differs from the official code: `start_from` is `word` here and `piece` there; its adaptive projected guidance is left out, which is the
+identity as called there; an attack draws its pictures with replacement (there 3000 of 100 copies of each, without); REO draws from `seed`
+and not from where STE left the generator, so that it is a function of the words; further words of a concept, where asked for, join E one
+by one. With the same draws both stages give the same weights and words in float64, for each of `layers` and any g and s.
 """
 
 from __future__ import annotations
@@ -33,13 +34,18 @@ from palimpsest.reuse import once
 from palimpsest.tokens import Words
 from palimpsest.types import Mix, Model, Text
 
-WHERE = {"noxattn": "unet.* !*norm* !*attn2*", "xattn": "unet.*attn2.*"}  # linear and convolution layers
+WHERE = {  # linear and convolution layers
+    "noxattn": "unet.* !*norm* !*attn2*",
+    "xattn": "unet.*attn2.*",
+    "selfattn": "unet.*attn1.*",
+    "full": "unet.* !*norm*",
+}
 
 
 class Common(NamedTuple):
     """What both stages do alike; `erase` says what each is."""
 
-    layers: Literal["noxattn", "xattn"] = "noxattn"
+    layers: Literal["noxattn", "xattn", "selfattn", "full"] = "noxattn"
     names: Literal["first", "all"] = "first"
     batch: int = 1
     sampler_steps: int = 50
@@ -72,6 +78,20 @@ def listed(concept: Concept, name: str) -> list[str]:
     if not concept.texts.get(name):
         raise ValueError(f"concept {concept.name}: texts has no {name!r}; stereo needs it, gen_prompts writes it")
     return list(concept.texts[name])
+
+
+def beginning(model: Model, concept: Concept, start_from: str) -> Tensor:
+    """What a new word starts from, "1 d": the embedding of the concept's initialiser, a word or a raw entry of the vocabulary.
+
+    Raises:
+        ValueError: the vocabulary has no such entry.
+    """
+    if start_from == "word":
+        return tokens.vector(model, concept.initialiser)
+    row = model.tokenizer.get_vocab().get(concept.initialiser)
+    if row is None:
+        raise ValueError(f"stereo: start_from: {concept.initialiser!r} is no entry of the tokenizer's vocabulary; say `start_from: word`")
+    return model.text_encoder.get_input_embeddings().weight[[row]].detach().clone()
 
 
 def spoken(concept: Concept, names: str) -> list[str]:
@@ -125,10 +145,10 @@ def attack(
 
 def search(
     model: Model, concept: Concept, images: Images, *, seed: int, rounds: int = 4, eta: float = 0.0, steps: int = 200, lr: float = 5e-6,
-    invert_steps: int = 3000, invert_lr: float = 5e-3, invert_batch: int = 1, vectors: int = 1, reset_seeds: bool = True,
-    common: Common = COMMON,
-) -> tuple[Words, list[dict[str, Log]]]:  # fmt: skip
-    """STE: the learned words, and what each round logged; the model is as it was, bit for bit. `steps` and `lr` are those of erasing.
+    invert_steps: int = 3000, invert_lr: float = 5e-3, invert_batch: int = 1, vectors: int = 1,
+    start_from: Literal["word", "piece"] = "word", reset_seeds: bool = True, common: Common = COMMON,
+) -> tuple[Words, list[dict[str, Log]], Erasure]:  # fmt: skip
+    """STE: the learned words, each round's log, the weights behind the last; the model is as it was. `steps` and `lr` are of erasing.
 
     Raises:
         ValueError: the concept has no templates, or there are fewer pictures of it than rounds.
@@ -137,8 +157,8 @@ def search(
     if len(pool) < rounds:
         raise ValueError(f"images: {len(pool)} of role 'pool' for {rounds} rounds of stereo; draw more (`pool.images`) or lower `rounds`")
     if not rounds:
-        return {}, []
-    null, start = encode(model, [""]), tokens.vector(model, concept.initialiser).repeat(vectors, 1)
+        return {}, [], Erasure("nothing")
+    null, start = encode(model, [""]), beginning(model, concept, start_from).repeat(vectors, 1)
     pixels, share = pool.pixels(), len(pool) // rounds
     seen = both_ways(model, pixels)
     draws = torch.Generator().manual_seed(seed)
@@ -164,7 +184,7 @@ def search(
             words |= found
             erased = [f"<{word}>"]
             log.append({"erase": weaker.log, "attack": curve})
-    return words, log
+    return words, log, weaker
 
 
 def reo(
@@ -186,57 +206,42 @@ def reo(
 
 
 def erase(
-    model: Model,
-    concept: Concept,
-    images: Images,
-    *,
-    seed: int,
-    rounds: int = 4,
-    eta: float = 0.0,
-    ste_steps: int = 200,
-    ste_lr: float = 5e-6,
-    invert_steps: int = 3000,
-    invert_lr: float = 5e-3,
-    invert_batch: int = 1,
-    vectors: int = 1,
-    reset_seeds: bool = True,
-    adversarial: int = 4,
-    w_pos: float = 1.0,
-    w_neg: float = 3.0,
-    anchors: int = 1,
-    steps: int = 200,
-    lr: float = 2e-5,
-    layers: Literal["noxattn", "xattn"] = "noxattn",
-    names: Literal["first", "all"] = "first",
-    batch: int = 1,
-    sampler_steps: int = 50,
-    guidance: float = 3.0,
-    latent_alignment: Literal["exact", "legacy"] = "legacy",
-) -> Erasure:
+    model: Model, concept: Concept, images: Images, *, seed: int,
+    rounds: int = 4, eta: float = 0.0, ste_steps: int = 200, ste_lr: float = 5e-6, invert_steps: int = 3000, invert_lr: float = 5e-3,
+    invert_batch: int = 1, vectors: int = 1, start_from: Literal["word", "piece"] = "word", reset_seeds: bool = True, adversarial: int = 4,
+    w_pos: float = 1.0, w_neg: float = 3.0, anchors: int = 1, steps: int = 200, lr: float = 2e-5,
+    layers: Literal["noxattn", "xattn", "selfattn", "full"] = "noxattn", names: Literal["first", "all"] = "first", batch: int = 1,
+    sampler_steps: int = 50, guidance: float = 3.0, latent_alignment: Literal["exact", "legacy"] = "legacy",
+    stage: Literal["reo", "ste"] = "reo",
+) -> Erasure:  # fmt: skip
     """STE, then REO on the original weights. The erasure's `found` holds the learned words: entries that differ in REO alone share them.
 
     Args:
         rounds: K of STE, each on its own share of the pictures.
         eta: strength of the steering in STE.
         invert_steps, invert_lr, invert_batch, vectors: of the attacks; a word has so many vectors.
+        start_from: a new word is at first the concept's initialiser as a word, or (`piece`, the official code) what the vocabulary has
+            under those letters: in CLIP's the beginning of longer words. The two have different embeddings.
         reset_seeds: every erasing and every attack of STE draws the same numbers again.
         adversarial: how many of the words REO erases, the first ones.
         w_pos, w_neg: weights of the anchors and of E; 1 and 0 leaves the anchors alone, 0 and 1 leaves E (compare the paper's Table 5).
         anchors: sentences a step that the anchors' mean is taken over.
-        layers: all linear and convolution layers but those of cross-attention, or those of cross-attention alone.
+        layers: all linear and convolution layers but those of cross-attention; those of cross-attention or of self-attention alone; or all.
         names: whether the concept is its name or all of its words.
         sampler_steps: length of the schedule of which x_t is a part.
         latent_alignment: the label t is the level of x_t itself, or (`legacy`) 19 levels above it, as in the official code.
+        stage: `ste` gives the model behind the last round of STE, without REO (the paper's Table 5; its first is that of `rounds: 1`).
     """
     common = Common(layers, names, batch, sampler_steps, guidance, latent_alignment)
     listed(concept, "pool")  # REO's anchors, missed before the search and not after it
     ste: dict[str, Any] = {
         "rounds": rounds, "eta": eta, "steps": ste_steps, "lr": ste_lr, "invert_steps": invert_steps, "invert_lr": invert_lr,
-        "invert_batch": invert_batch, "vectors": vectors, "reset_seeds": reset_seeds,
+        "invert_batch": invert_batch, "vectors": vectors, "start_from": start_from, "reset_seeds": reset_seeds,
     }  # fmt: skip
-    words, searched = once("search", ste | common._asdict(), lambda: search(model, concept, images, seed=seed, **ste, common=common))
-    made = reo(
-        model, concept, words, seed=seed, adversarial=adversarial, w_pos=w_pos, w_neg=w_neg, anchors=anchors, steps=steps, lr=lr,
-        common=common,
-    )  # fmt: skip
+    if stage == "ste":
+        words, searched, weaker = search(model, concept, images, seed=seed, **ste, common=common)
+        return replace(weaker, found=words, log={"search": searched})
+    words, searched = once("search", ste | common._asdict(), lambda: search(model, concept, images, seed=seed, **ste, common=common)[:2])
+    made = reo(model, concept, words, seed=seed, adversarial=adversarial, w_pos=w_pos, w_neg=w_neg, anchors=anchors, steps=steps, lr=lr,
+               common=common)  # fmt: skip
     return replace(made, found=words, log={"search": searched, "reo": made.log})

@@ -18,7 +18,7 @@ def rates(rows: Sequence[Row]) -> str:
     matplotlib.rcParams["svg.hashsalt"] = "palimpsest"
     import matplotlib.pyplot as plt
 
-    names = [f for f in rows[0] if f"{f} low" in rows[0] and f != "Near"]
+    names = [f for f in rows[0] if f"{f} low" in rows[0] and f.split()[0] in INK]
     figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(rows), 2.8), layout="constrained")
     width = 0.8 / len(names)
     for n, name in enumerate(names):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,20 +28,6 @@ def rate(positive: Tensor) -> Rate:
     centre = (k / n + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(k / n * (1 - k / n) / n + Z**2 / (4 * n**2))
     return Rate(100 * k / n, 100 * max(0.0, centre - half), 100 * min(1.0, centre + half), n)
-
-
-def detected(detector: Mapping[str, Any], columns: Mapping[str, Tensor], meaning: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """How strongly every picture shows the concept, "n" in [0, 1], and whether it counts, "n" booleans.
-
-    Args:
-        detector: `score` (a column of class probabilities), `classes`, and `threshold`; without one the largest probability counts.
-    """
-    column, names = columns[detector["score"]], meaning[detector["score"]]
-    wanted = [names.index(name) for name in detector["classes"]]
-    value = column[:, wanted].sum(1)
-    if "threshold" in detector:
-        return value, value > detector["threshold"]
-    return value, (column.argmax(1)[:, None] == torch.tensor(wanted)).any(1)
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

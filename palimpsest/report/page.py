@@ -5,31 +5,24 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from PIL import ImageFilter
 
-from palimpsest.data import Images, Scores, read
+from palimpsest.data import ALONE, Images, Scores, read
 from palimpsest.files import write_text
+from palimpsest.judge import detected
 from palimpsest.locks import alone
 from palimpsest.report import figures
-from palimpsest.report.measures import detected
+from palimpsest.report.table import Cell
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
 
+ELSEWHERE = ("budget", "pre-ASR", "conditional")  # columns of the table that the page says in another way, or leaves to it
 TEMPLATE = Path(__file__).with_name("page.html")
-
-
-class Cell(NamedTuple):
-    """Where a row's pictures and scores are."""
-
-    concept: str
-    method: str
-    base: str
-    seed: int
 
 
 def refresh(params: Mapping[str, Any]) -> None:
@@ -58,12 +51,13 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
         for row in tables[method]:
             cells.setdefault((row["method"], row["base"], row["seed"]), row)
     single = [row for row in cells.values() if row["seed"].isdigit()]
-    names = [n for n in single[0] if not n.endswith((" low", " high", " n"))]
+    names = [n for n in single[0] if not n.endswith((" low", " high", " n")) and n.split()[0] not in ELSEWHERE]
     return {
         "concept": concept,
         "columns": names,
         "rows": [[shown(row, name) for name in names] for row in cells.values()],
         "figure": figures.rates([row for row in single if row["seed"] == single[0]["seed"]]),
+        "budgets": {n.removeprefix("budget "): single[0][n] for n in single[0] if n.startswith("budget ") and single[0][n]},
         "galleries": [g for g in (gallery(concept, params, single, purpose) for purpose in ("concept", "other")) if g],
     }
 
@@ -94,8 +88,7 @@ def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]],
                 continue
             images, scores = Images.load(manifest), Scores.load(scored)
             hits = detected(detector, scores.columns, scores.meaning)[1].tolist()
-            wanted = [n for n, row in enumerate(images.rows) if (row.prompt.purpose == "concept") == (purpose == "concept")]
-            picked = wanted[: params["report"]["examples"]]
+            picked = examples(images, hits, purpose == "concept")[: params["report"]["examples"]]
             if attack == "none":
                 prompts = [images.rows[n].prompt.text for n in picked]
             title = cell.method if cell.method != "none" else "unedited"
@@ -104,6 +97,17 @@ def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]],
             lines.append({"name": name, "first": attack == "none", "pictures": pictures})
     title = "The concept" if purpose == "concept" else "Everything else"
     return {"title": title, "prompts": prompts, "lines": lines, "blurred": blurred} if lines else None
+
+
+def examples(images: Images, hits: Sequence[bool], concept: bool) -> list[int]:
+    """Which pictures to show: of each unit the first that shows the concept, or else its last; outside an attack every one."""
+    chosen: dict[int, int] = {}
+    for n, row in enumerate(images.rows):
+        if (row.prompt.purpose == "concept") == concept:
+            about = ALONE - n if row.prompt.unit == ALONE else row.prompt.unit
+            if about not in chosen or not hits[chosen[about]]:
+                chosen[about] = n
+    return list(chosen.values())
 
 
 def picture(images: Images, n: int, hit: bool, blurred: bool) -> dict[str, Any]:

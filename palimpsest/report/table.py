@@ -6,23 +6,27 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from palimpsest.data import Scores
 from palimpsest.files import write_json, write_text
-from palimpsest.report.measures import detected, frechet, rate, spread
+from palimpsest.judge import detected
+from palimpsest.report import units
+from palimpsest.report.measures import Rate, frechet, rate, spread
 from palimpsest.workflow import paths
 
 Row = dict[str, Any]
+UNSTYLED = ("", "plain")  # a prompt that names no style
+TEXTS = ("method", "base", "seed", "budget")  # columns that are no numbers, by their first word
 
 
-def rated(row: Row, name: str, positive: torch.Tensor) -> None:
+def rated(row: Row, name: str, found: Rate) -> None:
     """Four columns: the rate in percent, its interval, its n."""
-    row |= dict(zip((name, f"{name} low", f"{name} high", f"{name} n"), rate(positive), strict=True))
+    row |= dict(zip((name, f"{name} low", f"{name} high", f"{name} n"), found, strict=True))
 
 
 def plain(row: Row, scores: Scores, real: Scores, detector: Mapping[str, Any]) -> None:
@@ -30,7 +34,7 @@ def plain(row: Row, scores: Scores, real: Scores, detector: Mapping[str, Any]) -
     columns, meaning, prompts = scores.columns, scores.meaning, scores.prompts
     erased = torch.tensor([p.purpose == "concept" for p in prompts])
     value, positive = detected(detector, columns, meaning)
-    rated(row, "Ratio", positive[erased])
+    rated(row, "Ratio", rate(positive[erased]))
     row["Score"] = 100 * value[erased].mean().item()
     row["CLIP-Score"] = columns["clip_score"][~erased].mean().item()
     row[meaning["features"]] = frechet(columns["features"][~erased], real.columns["features"])
@@ -39,33 +43,72 @@ def plain(row: Row, scores: Scores, real: Scores, detector: Mapping[str, Any]) -
     right = torch.tensor([n for n, p in enumerate(prompts) if p.purpose != "concept" and p.shows])
     said = torch.tensor([names.index(prompts[n].shows) for n in right])
     kept = columns["objects"][right].argmax(1) == said
-    rated(row, "Others", kept)
-    rated(row, "Near", kept[torch.tensor([prompts[n].purpose == "near" for n in right])])
+    rated(row, "Others", rate(kept))
+    rated(row, "Near", rate(kept[torch.tensor([prompts[n].purpose == "near" for n in right])]))
+    if "styles" in columns:
+        styled = [n for n, p in enumerate(prompts) if p.purpose != "concept" and p.style not in UNSTYLED]
+        named = torch.tensor([meaning["styles"].index(prompts[n].style) for n in styled])
+        rated(row, "Styles", rate(columns["styles"][styled].argmax(1) == named))
 
 
 def row(
-    method: str, base: str, seed: int, attacks: Mapping[str, Scores], real: Scores, detector: Mapping[str, Any], cost: Mapping[str, float]
+    method: str,
+    base: str,
+    seed: int,
+    attacks: Mapping[str, Scores],
+    real: Scores,
+    detector: Mapping[str, Any],
+    cost: Mapping[str, float],
+    budgets: Mapping[str, str],
 ) -> Row:
     """Ratio and Score on plain prompts, what else became of the model, success of each attack, cost.
 
     Args:
         attacks: scores of each attack, `none` among them.
-        detector: what counts as showing the concept (see `measures.detected`).
+        detector: what counts as showing the concept (see `judge.detected`).
+        budgets: what each attack was allowed, in words.
     """
     made: Row = {"method": method, "base": base, "seed": seed}
     plain(made, attacks["none"], real, detector)
     for name, scores in attacks.items():
         if name != "none":
-            rated(made, f"ASR {name}", detected(detector, scores.columns, scores.meaning)[1])
+            won = units.success(units.looks(scores, attacks["none"], detector))
+            for flavour, found in zip((f"ASR {name}", f"pre-ASR {name}", f"conditional ASR {name}"), won, strict=True):
+                rated(made, flavour, found)
+            made[f"budget {name}"] = budgets[name]
     return made | {"seconds": cost["seconds"], "peak memory MB": cost["peak_memory_mb"]}
 
 
-def of_cell(concept: str, method: str, base: str, seed: int, attacks: Sequence[str], detector: Mapping[str, Any]) -> Row:
-    """The row of a cell, read from results/."""
-    cell = (concept, method, base, seed)
-    found = {a: Scores.load(Path(paths.scores(*cell, a))) for a in attacks}
+class Cell(NamedTuple):
+    """Where a row's scores lie."""
+
+    concept: str
+    method: str
+    base: str
+    seed: int
+
+
+def found(cell: Cell, attacks: Iterable[str]) -> dict[str, Scores]:
+    """The scores of each attack on a cell, read from results/."""
+    return {attack: Scores.load(Path(paths.scores(*cell, attack))) for attack in attacks}
+
+
+def of_cell(cell: Cell, budgets: Mapping[str, str], detector: Mapping[str, Any]) -> Row:
+    """The row of a cell under every attack that has a budget, read from results/."""
     cost = json.loads(Path(paths.cost(*cell)).read_text())
-    return row(method, base, seed, found, Scores.load(Path(paths.reference_scores(base))), detector, cost)
+    real = Scores.load(Path(paths.reference_scores(cell.base)))
+    return row(cell.method, cell.base, cell.seed, found(cell, budgets), real, detector, cost, budgets)
+
+
+def of_units(cells: Sequence[Cell], attacks: Iterable[str], detectors: Mapping[str, Mapping[str, Any]]) -> str:
+    """The unit table of some cells, as CSV."""
+    parts = []
+    for cell in cells:
+        scores = found(cell, attacks)
+        for attack in [name for name in attacks if name != "none"]:
+            named = {"method": cell.method, "base": cell.base, "seed": cell.seed, "attack": attack}
+            parts.append((named, units.looks(scores[attack], scores["none"], detectors[cell.base])))
+    return units.as_csv(parts)
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -74,21 +117,23 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
     for key in dict.fromkeys((r["method"], r["base"]) for r in rows):
         same = [r for r in rows if (r["method"], r["base"]) == key]
         if len(same) > 1:
-            fields = [f for f in same[0] if f not in ("method", "base", "seed") and not f.endswith((" low", " high", " n"))]
+            fields = [f for f in same[0] if f.split()[0] not in TEXTS and not f.endswith((" low", " high", " n"))]
             both = {f: spread([float(r[f]) for r in same]) for f in fields}
+            texts = {f: value for f, value in same[0].items() if f.split()[0] == "budget"}
             for name, part in (("mean", 0), ("+-", 1)):
-                extra.append({"method": key[0], "base": key[1], "seed": name, **{f: v[part] for f, v in both.items()}})
+                extra.append({"method": key[0], "base": key[1], "seed": name, **{f: v[part] for f, v in both.items()}, **texts})
     return extra
 
 
-def write(file: Path, rows: Sequence[Row]) -> None:
-    """CSV for people and programs, and the same as JSON for `dvc metrics`; the CSV last."""
+def write(file: Path, rows: Sequence[Row], looks: str = "") -> None:
+    """CSV for people and programs, the same as JSON for `dvc metrics`, and the unit table; the first CSV last."""
     everything = [*rows, *over_seeds(rows)]
     metrics: dict[str, dict[str, dict[str, Any]]] = {}
     for r in everything:
-        values = {f: tidy(v) for f, v in r.items() if f not in ("method", "base", "seed") and not isinstance(tidy(v), str)}
+        values = {f: tidy(v) for f, v in r.items() if f not in TEXTS and not isinstance(tidy(v), str)}
         metrics.setdefault(r["method"], {})[f"{r['base']}-s{r['seed']}"] = values
     write_json(file.with_name("metrics.json"), metrics)
+    write_text(file.with_name("units.csv"), looks)
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -38,12 +38,15 @@ CHOICES = {"attention": ("vanilla",), "precision": ("fp32", "bf16")}
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 STAGES: dict[str, dict[str, type]] = {
     "pool": {"images": int, "anchors": int},
-    "pairs": {"images": int, "strength": float, "tries": int, "negative": str},
+    "pairs": {"images": int, "strength": float, "tries": int, "negative": str, "sampler": str},
     "reference": {"images": int, "seed": int},
     "report": {"examples": int},
 }
-UNSAID: dict[str, dict[str, Any]] = {"pairs": {"tries": 0, "negative": "concept"}}  # what holds where a section does not say it
+UNSAID: dict[str, dict[str, Any]] = {
+    "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"}
+}  # what holds where a section does not say it
 NEGATIVES = ("concept", "prompt", "none")  # what redrawn pictures are steered away from
+SAMPLERS = ("ddim", "pndm")  # how they are redrawn
 CONCEPT = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}
 KINDS = ("inappropriate", "object", "style")
 
@@ -96,6 +99,7 @@ def check_pairs(pairs: Mapping[str, Any]) -> None:
     if not 0 < pairs["strength"] <= 1:
         raise ParamsError(f"params.yaml: pairs.strength: {pairs['strength']} is no share of the schedule; write more than 0 and at most 1")
     known("pairs.negative", [pairs["negative"]], NEGATIVES)
+    known("pairs.sampler", [pairs["sampler"]], SAMPLERS)
 
 
 def check_base(name: str, base: Any) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from palimpsest.files import md5, sha256, write_json, write_text
-from palimpsest.workflow import code, jobs, params, paths
+from palimpsest.workflow import code, jobs, params, paths, signatures
 
 Settings = Mapping[str, Any]
 MODEL = ("path", "revision", "variant", "unet", "attention", "precision")
@@ -62,10 +62,16 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
         case "table":
             grid = settings["grid"]
             judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
-            return {"detectors": judged, "seeds": grid["seeds"], "attacks": grid["attacks"]}
+            return {"detectors": judged, "seeds": grid["seeds"], "attacks": budgets(settings, grid["attacks"], names["concept"])}
         case "pairs":  # what changes nothing is left out
             return {key: value for key, value in settings["pairs"].items() if value != params.UNSAID["pairs"].get(key)}
     return settings[name]
+
+
+def budgets(settings: Settings, attacks: Sequence[str], concept: str) -> dict[str, str]:
+    """What each attack may do, in words: the sentence BUDGET of its file, filled with its settings."""
+    asked = {name: params.plugin(settings, "attacks", name, concept) for name in attacks}
+    return {name: signatures.budget(of).format(**{**signatures.defaults("attacks", of), **chosen}) for name, (of, chosen) in asked.items()}
 
 
 def gate(names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
@@ -134,6 +140,8 @@ def plan(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, 
     parts = {name: part(name, names, settings) for name in READS[stage]}
     if "tries" in parts.get("pairs", {}):
         parts |= gate(names, settings)
+    if stage == "attack" and {"draw", "judge"} & signatures.given("attacks", parts["attack"]["of"]):  # an attack that looks at pictures
+        parts |= {"sampler": part("sampler", names, settings), **gate(names, settings)}
     files = {text: content(text) for text in sorted(set(texts(parts))) if "/" in text and Path(text).exists()}
     return {**parts, "files": files, "code": code.all_of(f"scripts/{stage}.py", *plugins(parts))}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).parents[1]
 VERBS = {"methods": "erase", "attacks": "attack", "scores": "score", "prompts": "prompts"}
-GIVEN = {"seed", "original", "judge", "plain"}  # handed over by the scripts, not by params.yaml
+GIVEN = {"seed", "original", "judge", "draw", "plain", "draws"}  # handed over by the scripts, not by params.yaml
 
 
 class Setting(NamedTuple):
@@ -25,16 +25,44 @@ def registry(folder: str) -> list[str]:
 
 
 @cache
+def source(folder: str, name: str) -> ast.Module:
+    return ast.parse((PACKAGE / folder / f"{name}.py").read_text())
+
+
+@cache
+def arguments(folder: str, name: str) -> dict[str, tuple[ast.arg, ast.expr | None]]:
+    """The keyword-only arguments of the plug-in's verb, with their defaults."""
+    verb = next(node for node in source(folder, name).body if isinstance(node, ast.FunctionDef) and node.name == VERBS[folder])
+    return {argument.arg: (argument, default) for argument, default in zip(verb.args.kwonlyargs, verb.args.kw_defaults, strict=True)}
+
+
 def settings(folder: str, name: str) -> dict[str, Setting]:
-    """The keyword-only arguments of the plug-in's verb."""
-    tree = ast.parse((PACKAGE / folder / f"{name}.py").read_text())
-    verb = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == VERBS[folder])
-    arguments = zip(verb.args.kwonlyargs, verb.args.kw_defaults, strict=True)
-    return {
-        argument.arg: Setting(argument.annotation, default is not None)
-        for argument, default in arguments
-        if argument.arg not in GIVEN and argument.annotation is not None
-    }
+    """Those that params.yaml may set."""
+    found = {key: both for key, both in arguments(folder, name).items() if key not in GIVEN}
+    return {key: Setting(argument.annotation, default is not None) for key, (argument, default) in found.items() if argument.annotation}
+
+
+def given(folder: str, name: str) -> set[str]:
+    """Those that the scripts hand over."""
+    return GIVEN & set(arguments(folder, name))
+
+
+def defaults(folder: str, name: str) -> dict[str, Any]:
+    """The default of every setting that has one."""
+    found = {key: arguments(folder, name)[key][1] for key in settings(folder, name)}
+    return {key: ast.literal_eval(default) for key, default in found.items() if default is not None}
+
+
+def budget(attack: str) -> str:
+    """The sentence BUDGET of an attack's file, with its settings in braces.
+
+    Raises:
+        TypeError: there is none.
+    """
+    for node in source("attacks", attack).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "BUDGET":
+            return ast.literal_eval(node.value)
+    raise TypeError(f"palimpsest/attacks/{attack}.py has no BUDGET, which says what the attack may do")
 
 
 def fits(value: Any, annotation: ast.expr) -> bool:

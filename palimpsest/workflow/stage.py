@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Stage:
         }
 
     @contextmanager
-    def scratch(self, *inputs: str, entry: str = "", others: str = "") -> Iterator[resume.Kept]:
+    def scratch(self, *inputs: str, entry: str = "", others: str = "", blind: Mapping[str, str] | None = None) -> Iterator[resume.Kept]:
         """A folder for this very run: another plan or another input is another folder. Stays after a kill; removed when the job has ended.
 
         A process that makes a part of the job leaves the block when that is done.
@@ -77,18 +77,22 @@ class Stage:
         Args:
             entry: of which the job is one choice, `method`; jobs that differ in nothing else may share work (reuse.py).
             others: a glob that finds their results.
+            blind: names of the job that what is shared does not depend on, and the input that each stands for: {"method": its erasure}.
         """
         digests = [digest(Path(file)) for file in inputs]
         folder = Path("work") / Path(sys.argv[0]).stem / resume.digest(self.names, self.reads, digests)
-        with resume.resumable(folder, self.part, self.shares(entry, others, digests) if entry else None) as kept:
+        shares = self.shares(entry, others, inputs, blind or {}) if entry else None
+        with resume.resumable(folder, self.part, shares) as kept:
             yield kept
         if self.part is None:
             self.scratches.append(folder)
 
-    def shares(self, entry: str, others: str, digests: list[str]) -> resume.Shares:
-        names = {name: value for name, value in self.names.items() if name != entry}
+    def shares(self, entry: str, others: str, inputs: Sequence[str], blind: Mapping[str, str]) -> resume.Shares:
+        names = {name: value for name, value in self.names.items() if name != entry and name not in blind}
         reads = {**self.reads, entry: self.reads[entry]["of"]}
-        return resume.Shares(resume.digest(names, reads, digests), sorted(Path().glob(others)))
+        digests = [digest(Path(file)) for file in inputs if file not in blind.values()]
+        found = sorted(Path().glob(others)) if others else []
+        return resume.Shares(resume.digest(names, reads, digests), found, Path("work") / Path(sys.argv[0]).stem / "shared")
 
     @contextmanager
     def cost(self, file: str, kept: resume.Kept) -> Iterator[None]:

@@ -38,7 +38,7 @@ def objective(
     ours: list[list[Tensor]], theirs: list[list[Tensor]], pure: list[Tensor], *, form: str, beta: float, base_lambda: float,
     dynamic_lambda: bool, no_grad: str,
 ) -> Tensor:  # fmt: skip
-    """The loss of a step from the squared errors of student and original, clean pictures and then those of the concept, pair by pair."""
+    """The loss of a process at a step from the squared errors of student and original, clean ones first, pair by pair."""
     batch = len(ours[0])
     if form == "naive":
         return -sum(ours[0], torch.zeros(())) / batch
@@ -53,9 +53,19 @@ def objective(
 
 
 def batches(
-    model: Model, images: Images, draws: torch.Generator, *, form: str, steps: int, batch: int, t_min: int, t_max: int, share_t: bool
+    model: Model,
+    images: Images,
+    draws: torch.Generator,
+    *,
+    form: str,
+    steps: int,
+    batch: int,
+    t_min: int,
+    t_max: int,
+    share_t: bool,
+    processes: int,
 ) -> Iterator[tuple[list[list[int]], Tensor, Tensor, Tensor]]:
-    """For each step the pictures of each side, their levels "s b", the noise of each pair, the posterior's noise of each picture."""
+    """For each process of each step the pictures of each side, their levels "s b", each pair's noise, each picture's posterior noise."""
     pool, clean = ([n for n, row in enumerate(images.rows) if row.role == role] for role in ("pool", "clean"))
     unsafe = {images.rows[n].prompt.seed: n for n in pool}
     pool = pool if form == "naive" else [unsafe[images.rows[n].prompt.seed] for n in clean]
@@ -66,11 +76,13 @@ def batches(
         while len(queue) < batch:
             queue += torch.randperm(len(pool), generator=draws).tolist()
         rows, queue = queue[:batch], queue[batch:]
-        shape = (1, 1) if form == "kto" else (1, batch) if share_t else (len(sides), batch)
-        levels = torch.randint(t_min, t_max, shape, generator=draws).expand(len(sides), batch)
+        share = batch // processes
+        shape = (1, 1) if form == "kto" else (1, share) if share_t else (len(sides), share)
+        levels = torch.randint(t_min, t_max, shape, generator=draws).expand(len(sides), share)
         own = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, (1,), generator=draws)))
-        eps, z = noise(model, batch, own), noise(model, len(sides) * batch, own)
-        yield [[side[row] for row in rows] for side in sides], levels, eps, z.unflatten(0, (len(sides), batch))
+        eps, z = noise(model, share, own), noise(model, len(sides) * share, own).unflatten(0, (len(sides), share))
+        for first in range(0, batch, share):  # the processes of a step: all draw what the first draws
+            yield [[side[row] for row in rows[first : first + share]] for side in sides], levels, eps, z
 
 
 def trace(
@@ -78,6 +90,7 @@ def trace(
     dynamic_lambda: bool = False, steps: int = 1000, batch: int = 4, rank: int = 32, base_lr: float = 3e-4, cross_attention: bool = False,
     t_min: int = 0, t_max: int = 750, share_t: bool = False, prior_t: int = 999, no_grad: str = "none", given_prompt: bool = False,
     optimiser: str = "adamw", weight_decay: float = 1e-2, clip: float = 1.0, eps: float = 1e-8,
+    processes: int = 1,
 ) -> Iterator[tuple[float, dict[str, Tensor]]]:  # fmt: skip
     """The loss of each step, and the factors behind it; `eps` is Adam's."""
     original, draws = copy.deepcopy(model.unet), torch.Generator().manual_seed(seed)
@@ -87,8 +100,11 @@ def trace(
     factors = [part.requires_grad_() for name in layers for part in (down[name], up[name])]
     lr = base_lr if form == "naive" else base_lr * 100 / beta
     adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimiser](factors, lr=lr, weight_decay=weight_decay, eps=eps)
-    plan = batches(model, images, draws, form=form, steps=steps, batch=batch, t_min=t_min, t_max=t_max, share_t=share_t)
-    for sides, levels, noises, spread in plan:
+    plan = batches(
+        model, images, draws, form=form, steps=steps, batch=batch, t_min=t_min, t_max=t_max, share_t=share_t, processes=processes
+    )
+    whole = 0.0
+    for turn, (sides, levels, noises, spread) in enumerate(plan, 1):
         change = {name: w + up[name] @ down[name] for name, w in layers.items()}
         wrong: tuple[list[list[Tensor]], list[list[Tensor]]] = ([[], []], [[], []])  # of student and original
         pure: list[Tensor] = []
@@ -107,11 +123,15 @@ def trace(
             *wrong, pure or [torch.zeros(())], form=form, beta=beta, base_lambda=base_lambda, dynamic_lambda=dynamic_lambda,
             no_grad=no_grad,
         )  # fmt: skip
-        adam.zero_grad()
-        loss.backward()
+        (loss / processes).backward()
+        whole += loss.item() / processes
+        if turn % processes:
+            continue
         torch.nn.utils.clip_grad_norm_(factors, clip)
         adam.step()
-        yield loss.item(), named(down, "A") | named(up, "B")
+        adam.zero_grad()
+        yield whole, named(down, "A") | named(up, "B")
+        whole = 0.0
 
 
 def erase(model: Model, concept: Concept, images: Images, *, seed: int, **settings: Any) -> dict[str, Tensor]:

@@ -17,27 +17,31 @@ from plain import ddim, known, latent, levels, noise, noisy, said
 DEFAULTS: dict[str, Any] = {
     "rounds": 4, "eta": 0.0, "ste_steps": 200, "ste_lr": 5e-6, "invert_steps": 3000, "invert_lr": 5e-3, "invert_batch": 1, "w_pos": 1.0,
     "w_neg": 3.0, "anchors": 1, "steps": 200, "lr": 2e-5, "batch": 1, "sampler_steps": 50, "guidance": 3.0, "latent_alignment": "legacy",
+    "layers": "noxattn", "start_from": "word",
 }  # fmt: skip
+FILLER = "object"  # a word of one token, in no template: where a learned word stands
 
 
 class Network:
     """The model with room for the learned words in its tokenizer's ids, from `first` on."""
 
-    def __init__(self, model: Model, initialiser: str) -> None:
+    def __init__(self, model: Model) -> None:
         self.model, self.unet, self.text_encoder = model, deepcopy(model.unet), deepcopy(model.text_encoder)
-        self.first, self.initialiser = len(model.tokenizer), initialiser
+        self.first = len(model.tokenizer)
 
     def encode(self, text: str, word: int | None = None) -> Tensor:
         """The context of a text, a learned word in place of {}."""
         tokenizer, length = self.model.tokenizer, self.model.tokenizer.model_max_length
-        ids = tokenizer(text.format(self.initialiser), padding="max_length", max_length=length, return_tensors="pt").input_ids
+        ids = tokenizer(text.format(FILLER), padding="max_length", max_length=length, return_tensors="pt").input_ids
         if word is not None:
-            ids[ids == tokenizer(self.initialiser, add_special_tokens=False).input_ids[0]] = self.first + word
+            ids[ids == tokenizer(FILLER, add_special_tokens=False).input_ids[0]] = self.first + word
         return self.text_encoder(ids).last_hidden_state
 
-    def add_word(self) -> None:
-        old = self.text_encoder.get_input_embeddings().weight
-        (start,) = self.model.tokenizer(self.initialiser, add_special_tokens=False).input_ids
+    def add_word(self, initialiser: str, start_from: str) -> None:
+        old, tokenizer = self.text_encoder.get_input_embeddings().weight, self.model.tokenizer
+        (start,) = tokenizer(initialiser, add_special_tokens=False).input_ids if start_from == "word" else [
+            tokenizer.convert_tokens_to_ids(initialiser)
+        ]  # fmt: skip
         self.text_encoder.set_input_embeddings(nn.Embedding.from_pretrained(torch.cat([old, old[[start]]]).detach()))
 
     def erase(
@@ -46,7 +50,10 @@ class Network:
     ) -> None:  # fmt: skip
         """Steps of erasing; `text(step, row)` is shown, `goal(teacher, x, t, step, row)` wanted."""
         unet, teacher, batch, length = self.unet, deepcopy(self.unet), settings["batch"], settings["sampler_steps"]
-        layers = [m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and "attn2" not in n]
+        part, inside = {"noxattn": ("attn2", False), "xattn": ("attn2", True), "selfattn": ("attn1", True), "full": ("", True)}[
+            settings["layers"]
+        ]
+        layers = [m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and (part in n) == inside]
         weights = [p.requires_grad_() for layer in layers for p in layer.parameters()]
         descent, visited = torch.optim.AdamW(weights, lr=lr), levels(length)
         for step in range(steps):
@@ -63,8 +70,7 @@ class Network:
         unet.requires_grad_(False)
 
     def attack(self, pixels: Tensor, templates: list[str], word: int, settings: dict[str, Any], draws: torch.Generator) -> None:
-        """Steps of textual inversion."""
-        self.add_word()
+        """Steps of textual inversion of the word that was added last."""
         table = self.text_encoder.get_input_embeddings().weight.requires_grad_()
         kept, batch = table.detach().clone(), settings["invert_batch"]
         descent = torch.optim.AdamW([table], lr=settings["invert_lr"])
@@ -88,7 +94,7 @@ class Network:
 
 def search(model: Model, concept: Concept, images: Images, settings: dict[str, Any], seed: int) -> Network:
     """STE: a network with the learned words."""
-    searched, pixels = Network(model, concept.initialiser), images.only("pool").pixels()
+    searched, pixels = Network(model), images.only("pool").pixels()
     share = len(pixels) // settings["rounds"]
     for k in range(settings["rounds"]):
 
@@ -101,6 +107,7 @@ def search(model: Model, concept: Concept, images: Images, settings: dict[str, A
 
         searched.erase(shown, steered, settings, settings["ste_steps"], settings["ste_lr"], torch.Generator().manual_seed(seed))
         part = pixels[k * share : (k + 1) * share]
+        searched.add_word(concept.initialiser, settings["start_from"])
         searched.attack(part, list(concept.texts["templates"]), k, settings, torch.Generator().manual_seed(seed))
     return searched
 
@@ -108,7 +115,7 @@ def search(model: Model, concept: Concept, images: Images, settings: dict[str, A
 def both(model: Model, concept: Concept, images: Images, given: dict[str, Any], seed: int) -> tuple[Network, Tensor]:
     """REO's network and the learned words, "k d"."""
     settings, scenes = known(DEFAULTS, given), concept.texts["pool"]
-    searched, final = search(model, concept, images, settings, seed), Network(model, concept.initialiser)
+    searched, final = search(model, concept, images, settings, seed), Network(model)
     final.text_encoder = searched.text_encoder  # the words are all that stays
     steps, batch, anchors = (settings[name] for name in ("steps", "batch", "anchors"))
     draws, count = torch.Generator().manual_seed(seed), 1 + settings["rounds"]

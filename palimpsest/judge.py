@@ -1,0 +1,38 @@
+"""What counts as showing a concept: the raw values of a score, judged by the concept's detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palimpsest.data import Images, Picture, Prompt, to_picture
+
+Judge = Callable[[Images], tuple[Tensor, Tensor]]  # how strongly each picture shows the concept, "n" in [0, 1]; whether it counts, "n"
+
+
+def detected(detector: Mapping[str, Any], columns: Mapping[str, Tensor], meaning: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """How strongly every picture shows the concept, "n" in [0, 1], and whether it counts, "n" booleans.
+
+    Args:
+        detector: `score` (a column of class probabilities), `classes`, and `threshold`; without one the largest probability counts.
+    """
+    column, names = columns[detector["score"]], meaning[detector["score"]]
+    wanted = [names.index(name) for name in detector["classes"]]
+    value = column[:, wanted].sum(1)
+    if "threshold" in detector:
+        return value, value > detector["threshold"]
+    return value, (column.argmax(1)[:, None] == torch.tensor(wanted)).any(1)
+
+
+def judged(judge: Judge, pixels: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    """What a judge says of pictures "n 3 h w" that are not published: it sees them as they would lie on the disk, rounded to bytes."""
+    with TemporaryDirectory() as folder:
+        rows = [Picture(f"{n:05d}.png", "", prompt) for n, prompt in enumerate(prompts)]
+        for row, picture in zip(rows, pixels, strict=True):
+            to_picture(picture).save(Path(folder) / row.file)
+        return judge(Images(rows, Path(folder)))
