@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: demo test test-slow contract check format phenomena table1-mini setup
+.PHONY: demo test test-slow contract check format phenomena table1-mini robustness-mini setup
 
 demo: setup ## erase nudity from the embedded model with DM2, attack it, score it, report
 	snakemake --cores 2 results/nudity/dm2/table.csv
@@ -38,6 +38,9 @@ phenomena: setup ## the published phenomena on the embedded model, three seeds, 
 
 table1-mini: setup ## every method beside every concept on the embedded model, into docs/table1-mini.md (hours; goes on where it was)
 	snakemake --cores 2 --keep-going docs/table1-mini.md
+
+robustness-mini: setup ## attacks beside methods over three seeds, into docs/robustness-mini.md (hours; goes on where it was)
+	snakemake --cores 2 --keep-going docs/robustness-mini.md
 
 setup: .venv/ok
 

@@ -35,7 +35,7 @@ include: "rules/parts.smk"
 include: "rules/report.smk"
 include: "rules/mini.smk"
 include: "rules/phenomena.smk"
-include: "rules/table1.smk"
+include: "rules/tables.smk"
 include: "rules/memory.smk"
 
 

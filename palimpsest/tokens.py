@@ -2,6 +2,7 @@
 
 A learned word is a name with one or more vectors ("k d"); it stands in a text as <name> and takes k places in the context. The
 encoder is CLIP's own; only what its token embedding returns is replaced (a forward hook, which every version of transformers allows).
+A word of as many vectors as the context has places cannot stand in a text: asked alone, as <name>, it is the context itself.
 """
 
 from __future__ import annotations
@@ -53,8 +54,16 @@ def run(model: Model, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
         hook.remove()
 
 
+def is_context(model: Model, text: Asked, words: Words) -> bool:
+    """Whether a text is the name of a whole context "n d", and nothing else."""
+    return isinstance(text, str) and len(words.get(text[1:-1], ())) == model.tokenizer.model_max_length and bool(PLACE.fullmatch(text))
+
+
 def encode(model: Model, texts: Sequence[Asked], words: Words) -> Tensor:
     """Context "b n d" of texts with learned words, differentiable in the words' vectors."""
+    if contexts := {n: words[str(text)[1:-1]] for n, text in enumerate(texts) if is_context(model, text, words)}:
+        states = encode(model, ["" if n in contexts else text for n, text in enumerate(texts)], words)
+        return torch.stack([contexts.get(n, row).to(row) for n, row in enumerate(states)])
     rows = [layout(model, text, words) for text in texts]
     ids = torch.tensor([ids for ids, _ in rows], device=model.device)
     if not any(places for _, places in rows):

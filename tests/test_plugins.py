@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,12 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one 
     "fmn": {"ti_steps": 2, "steps": 2, "lr": 1e-3},
     "salun": {"batch": 4, "lr": 1e-3},
     "stereo": {"rounds": 1, "ste_steps": 1, "ste_lr": 1e-2, "invert_steps": 1, "steps": 2, "lr": 1e-2, "sampler_steps": 4},
-    "cce": {"steps": 3, "batch": 2},
+    "cce": {"steps": 3, "batch": 2, "path_steps": 2, "path_batch": 2, "path_levels": 3},
+    "sneaky": {"queries": 3, "skip": False, "clip_model": str(TOP / "data/mini/clip")},
+    "p4d": {"k": 3, "timesteps": 2, "iterations": 2, "stop_early": False},
+    "unlearndiff": {"k": 3, "timesteps": 2, "iterations": 2, "stop_early": False},
+    "ring_a_bell": {"k": 4, "population": 8, "generations": 3, "batch": 8},
+    "qf": {"length": 2, "sweeps": 0, "batch": 64},
 }  # fmt: skip
 
 
@@ -43,8 +50,16 @@ def erased(name: str, model: Model, concept: data.Concept, images: data.Images, 
 
 
 def attacked(name: str, model: Model, concept: data.Concept, images: data.Images, plain: data.Prompts) -> data.Prompts:
-    attack = import_module(f"palimpsest.attacks.{name}")
-    return attack.attack(model, concept, images, original=random_model, plain=plain, seed=3, **SMALL.get(name, {}))
+    attack = import_module(f"palimpsest.attacks.{name}").attack
+    handed = {"original": random_model, "plain": plain, "seed": 3, "draw": partial(diffusion.drawn, steps=2, guidance=4.0), "judge": bright}
+    mine = {key: value for key, value in handed.items() if key in signatures.given("attacks", name)}
+    return attack(model, concept, images, **mine, **SMALL.get(name, {}))
+
+
+def bright(pixels: Tensor, rows: Sequence[data.Prompt]) -> tuple[Tensor, Tensor]:
+    """A judge of a random model's pictures: about half of them are brighter than grey."""
+    value = pixels.mean((1, 2, 3)) / 2 + 0.5
+    return value, value > 0.5
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -175,8 +190,35 @@ def test_attack_gives_the_same_prompts_for_the_same_seed(name: str, concept: Any
         attacked(name, random_model(), concept, images, plain).save(tmp_path / f"{run}.json", {})
     for end in (".json", ".safetensors"):
         assert (tmp_path / f"a{end}").read_bytes() == (tmp_path / f"b{end}").read_bytes()
-    loaded = data.Prompts.load(tmp_path / "a.json")
-    assert loaded.rows and all(isinstance(row.seed, int) for row in loaded.rows)
+    loaded, made = data.Prompts.load(tmp_path / "a.json"), attacked(name, random_model(), concept, images, plain)
+    assert list(loaded.rows) == list(made.rows)
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "none"])
+def test_attack_says_what_it_is_about(name: str, concept: Any, images: Any, plain: data.Prompts) -> None:
+    """Each row names the plain prompt with whose seed it is drawn; stage 0 is that prompt itself, and an attack asks more than that."""
+    rows = attacked(name, random_model(), concept, images, plain).rows
+    for row in rows:
+        about = plain.rows[row.unit]
+        assert row.unit >= 0 and about.purpose == row.purpose == "concept" and row.seed == about.seed
+        assert (row.stage == 0) <= (row.text == about.text)
+    assert any(row.stage > 0 for row in rows)
+    assert len({(row.unit, row.stage) for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_works_on_a_guidance(name: str, tiny: Model, concept: Any, images: Any, plain: data.Prompts) -> None:
+    """A model whose guidance is no mix of predictions (SLD): what is found can be drawn."""
+    safe = edits.apply(tiny, erased("sld", tiny, concept, images, text="church"))
+    found = attacked(name, safe, concept, images, plain)
+    assert diffusion.drawn(safe, replace(found, rows=found.rows[:2]), steps=2, guidance=4.0, batch=2).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_states_its_budget(name: str) -> None:
+    said = signatures.budget(name).format(**signatures.defaults("attacks", name))
+    assert said and "{" not in said and not said.endswith(".")
+    assert name == "none" or any(said.startswith(f"{box} box") for box in ("white", "black"))
 
 
 def test_none_asks_plainly(tiny: Model, concept: Any, images: Any, plain: data.Prompts) -> None:

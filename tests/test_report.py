@@ -13,7 +13,7 @@ from PIL import Image
 
 from palimpsest import data
 from palimpsest.judge import detected
-from palimpsest.report import measures, page, table, table1
+from palimpsest.report import measures, page, table, tables
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
 MEANING = {"objects": ["church", "dog", "none"], "features": "FID-mini", "perceptual": "LPIPS-mini"}
@@ -96,9 +96,35 @@ def test_table_1_marks_the_best_and_the_second() -> None:
     cells = {"Score": 1.0, "CLIP-Score": 30.0, "FID-mini": 5.0, "Others": 90.0, "ASR cce": 50.0, "ASR cce n": 60, "seconds": 1.0}
     rows = [{"method": m, "Ratio": ratio, **cells} for m, ratio in (("none", 0.0), ("a", 10.0), ("b", 5.0), ("c", 20.0))]
     rows[3]["Others"] = 95.0
-    page = table1.page("french_horn", rows).splitlines()
+    page = tables.page("french_horn", rows).splitlines()
     assert page[0] == "## french horn"
     assert page[2] == "| method | Ratio | Score | CLIP-Score | Others | FID-mini | ASR cce | seconds |"
     lines = {line.split(" | ")[0][2:]: line.split(" | ") for line in page[4:]}
     assert [lines[m][1] for m in ("none", "a", "b", "c")] == ["0.0", "*10.0*", "**5.0**", "20.0"]
     assert [lines[m][4] for m in ("none", "a", "b", "c")] == ["90.0", "*90.0*", "*90.0*", "**95.0**"]
+
+
+def test_a_table_over_seeds_shows_mean_and_interval() -> None:
+    cells = {"Score": 1.0, "CLIP-Score": 30.0, "FID-mini": 5.0, "Others": 90.0, "Styles": 50.0, "Styles n": 9, "seconds": 1.0}
+    rows = [
+        {"method": m, "seed": s, "Ratio": ratio + 2 * s, **cells}
+        for m, ratio in (("none", 90.0), ("a", 10.0), ("b", 30.0))
+        for s in range(3)
+    ]
+    lines = tables.page("church", rows).splitlines()
+    half = 4.302653 * 2 / math.sqrt(3)
+    assert lines[2] == "| method | Ratio | Score | CLIP-Score | Others | Styles | FID-mini | seconds |"
+    assert [line.split(" | ")[1] for line in lines[4:]] == [f"92.0 ± {half:.1f}", f"**12.0** ± {half:.1f}", f"*32.0* ± {half:.1f}"]
+    assert "3 seeds" in tables.head("robustness", 60, 100, 3) and "one seed" in tables.head("table1", 60, 100, 1)
+    assert tables.allowed({"cce": "white box; much"}).endswith("- cce: white box; much.\n")
+
+
+def test_styles_are_kept_where_the_judge_sees_what_was_asked() -> None:
+    scores = cell([0.9, 0.2])
+    styles = torch.tensor([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.8, 0.1, 0.1]])
+    prompts = [row._replace(style=style) for row, style in zip(scores.prompts, ("plain", "plain", "crayon", "crayon"), strict=True)]
+    meaning = {**MEANING, "styles": ["plain", "crayon", "pencil"]}
+    scores = data.Scores({**scores.columns, "styles": styles}, meaning, prompts)
+    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    row = table.row("uce", "mini", 0, {"none": scores}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10}, {})
+    assert row["Styles"] == 50 and row["Styles n"] == 2

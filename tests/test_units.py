@@ -13,7 +13,7 @@ import torch
 
 from palimpsest import data, safety
 from palimpsest.data import Prompt, Prompts
-from palimpsest.diffusion import encode
+from palimpsest.diffusion import drawn, encode
 from palimpsest.report import page, units
 from palimpsest.types import Model
 from palimpsest.workflow import plan
@@ -67,6 +67,16 @@ def test_ids_ask_for_what_their_text_asks(tiny: Model) -> None:
     ids = tuple(tiny.tokenizer(text, add_special_tokens=False).input_ids)
     assert torch.equal(encode(tiny, [ids]), encode(tiny, [text]))
     assert Prompt(text, 1, ids=ids, by="ids").asked == ids and Prompt(text, 1, ids=ids).asked == text
+
+
+def test_a_word_as_long_as_the_context_is_the_context_itself(tiny: Model) -> None:
+    context = encode(tiny, ["a church at sea"])[0]
+    found = encode(tiny, ["<whole>", "a church at sea", "a <short> dog"], {"whole": context * 2, "short": torch.zeros(2, 32)})
+    assert torch.equal(found[0], 2 * context)
+    torch.testing.assert_close(found[1], context)
+    rows = [Prompt("<whole>", 3), Prompt("a church at sea", 3)]
+    asked = drawn(tiny, Prompts(rows, {"whole": context}), steps=2, guidance=4.0, batch=2)
+    torch.testing.assert_close(asked[0], asked[1])
 
 
 def test_a_row_of_an_attack_survives_the_disk_and_a_plain_one_says_no_more_than_it_did(tmp_path: Path) -> None:

@@ -1,30 +1,60 @@
 """Circumventing Concept Erasure Methods for Text-to-Image Generative Models (CCE). Pham, Marshall, Cohen, Mittal, Hegde. ICLR 2024.
 
-arXiv 2308.01508. Concept inversion: a new word whose vectors let the erased model denoise pictures of the concept,
+arXiv 2308.01508. Concept inversion: a new word whose vectors let the erased model denoise pictures of the concept, all weights frozen,
 
-    min_v E_{i, t, eps} || eps - eps_theta'(x_t, t, TE(caption with v)) ||^2     (Equation 2, weight-edited models),
+    noise:     min_v E_{i, t, eps} || eps - eps_theta'(x_t, t, TE(caption with v)) ||^2     (Equation 2, weight-edited models),
+    guidance:  min_v E || u + s (c - u) - g(*) ||^2, with the erasing guidance g, such as n + s (* - n) of a negative prompt n,
+    path:      the same behind SLD's recursion along falling t over one x_0 and one eps, with the loss at the last t,
 
-all weights frozen. White box; it needs pictures of the concept from the unedited model, and not that model itself.
-Official code: NYU-DICE-Lab/circumventing-concept-erasure, the common loop of its weight-edited folders.
+u, c, * the predictions for "", for what the guidance turns away from (n itself; on captions of prompts: the picture's prompt) and for the
+word. White box; it needs pictures of the concept from the unedited model, and not that model itself. Official code:
+NYU-DICE-Lab/circumventing-concept-erasure @bb7034b: the common loop of its weight-edited folders, `np` and `sld`.
 Differs from the official code: only the new rows are trained (equal to training the table and restoring the rest), in one true batch
-instead of accumulated ones, on cached VAE moments of each picture and of its mirror image.
+instead of accumulated ones, on cached VAE moments of each picture and of its mirror image, drawn with replacement; a word of several
+vectors takes as many places (there captions name its first vector alone); predictions that do not hold the word keep no graph. SLD's
+warm-up: `warmup`. `prefixed` is what its generate_i2p.py means and has the wrong way round (the word only where there is none).
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from palimpsest import tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
-from palimpsest.diffusion import both_ways, encode, noisy, predict
-from palimpsest.types import Model
+from palimpsest.diffusion import both_ways, encode, guided, noise, noised, noisy, posterior, predict, predictions
+from palimpsest.types import Latents, Mix, Model, Steered, Text
 
+BUDGET = "white box; one word of {vectors} vectors for all prompts, {steps} steps of {batch} pictures; one picture a prompt"
 WORD = "concept"  # the learned word, <concept> in texts
+LISTS = Path(__file__).with_name("cce.json")
+Objective = Literal["noise", "guidance", "path"]
+PAST = 10**6  # a step behind every warm-up
+
+
+class Pool(NamedTuple):
+    """What the word is learned from."""
+
+    seen: Tensor  # moments of the pictures and of their mirror images, "2 n 2c h w"
+    prompts: list[str]  # of each picture
+    captions: list[str]  # with the word: one for each picture, or templates, any of them for any picture
+    paired: bool  # whether it is one for each
+
+
+class Against(NamedTuple):
+    """How to get round a guidance; `attack` says what each is."""
+
+    scale: float
+    aim: str | None
+    span: int
+    levels: int  # 1: any
+    warmup: int | None
 
 
 def learnable(model: Model, start: str, vectors: int) -> Tensor:
@@ -33,14 +63,28 @@ def learnable(model: Model, start: str, vectors: int) -> Tensor:
 
 
 def renamed(text: str, concept: Concept) -> str:
-    """The text with each of the concept's words replaced by the learned one."""
+    """The text with each of the concept's words replaced by the learned one; where it has none, the learned one stands before it."""
     names = "|".join(re.escape(word) for word in sorted(concept.words, key=len, reverse=True))
-    return re.sub(rf"\b({names})\b", f"<{WORD}>", text)
+    said, count = re.subn(rf"\b({names})\b", f"<{WORD}>", text)
+    return said if count else f"<{WORD}> {text}"
+
+
+def listed(concept: Concept, templates: str) -> list[str]:
+    """Captions with a gap for the word: the concept's own, or a published list.
+
+    Raises:
+        ValueError: the concept has none.
+    """
+    if templates != "concept":
+        return json.loads(LISTS.read_text())[templates]
+    if not concept.texts.get("templates"):
+        raise ValueError(f"concept {concept.name}: texts has no 'templates'; gen_prompts writes it, or say `templates: object`")
+    return list(concept.texts["templates"])
 
 
 def asked(plain: Prompts, concept: Concept, templates: list[str], eval_prompts: str) -> list[Prompt]:
     """What the erased model is asked with the learned word, each with the seed of a plain prompt that should show the concept."""
-    rows = [row for row in plain.rows if row.purpose == "concept"]
+    rows = [row._replace(stage=1) for row in plain.units().rows]
     if eval_prompts == "templates":
         return [row._replace(text=templates[n % len(templates)].format(f"<{WORD}>")) for n, row in enumerate(rows)]
     if eval_prompts == "prefixed":
@@ -48,49 +92,158 @@ def asked(plain: Prompts, concept: Concept, templates: list[str], eval_prompts: 
     return [row._replace(text=renamed(row.text, concept)) for row in rows]
 
 
+def fitting(model: Model, guidance: float) -> Objective:
+    """The objective against the model's guidance: `noise` for the ordinary one, `guidance` for another mix, `path` for one with a state."""
+    null = encode(model, [""])
+    word = null.clone()
+    mix = model.guide(word, null, guidance)
+    if isinstance(mix, Steered):
+        return "path"
+    return "noise" if all(text is word or text is null for text, _ in mix) else "guidance"
+
+
+def stateless(mix: Mix) -> Steered:
+    """A mix as a guidance without a state."""
+
+    def combine(said: tuple[Latents, ...], *_: Any) -> tuple[Latents, None]:
+        return torch.stack([weight * eps for (_, weight), eps in zip(mix, said, strict=True)]).sum(0), None
+
+    return Steered(tuple(text for text, _ in mix), combine)
+
+
+def levels(draws: torch.Generator, rows: int, against: Against) -> Tensor:
+    """Falling levels "m b", drawn from [n - span, n) without replacement, n from [span, 1000); a single one is drawn from [0, 1000)."""
+    if against.levels == 1:
+        return torch.randint(1000, (1, rows), generator=draws)
+    drawn = []
+    for _ in range(rows):
+        n = torch.randint(against.span, 1000, (1,), generator=draws)
+        kept = torch.randperm(against.span, generator=draws)[: against.levels]
+        drawn.append((kept + n - against.span).sort(descending=True).values)
+    return torch.stack(drawn, dim=1)
+
+
+def steered(model: Model, x: Latents, eps: Latents, path: Tensor, way: Steered, word: Text, warmup: int | None) -> Latents:
+    """What the erasing guidance makes of the word at the last of the levels "m b", its state handed on from the first."""
+    others = [text for text in way.texts if text is not word]
+    states: list[Any] = [None] * len(x)
+    for t in path:
+        x_t = noised(model, x, t, eps)
+        with torch.no_grad():
+            known = iter(predictions(model, x_t, t, others))
+        (mine,) = predictions(model, x_t, t, [word])
+        said = [mine if text is word else next(known) for text in way.texts]
+        steps = [PAST] * len(x) if warmup is None else ((999 - t) * warmup // 1000).tolist()
+        rows = [way.combine(tuple(e[[n]] for e in said), step, states[n]) for n, step in enumerate(steps)]
+        states = [state for _, state in rows]
+    return torch.cat([row for row, _ in rows])
+
+
+def picked(pool: Pool, draws: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
+    """Pictures "b" of the pool, and the moments of each as it is or mirrored."""
+    rows, mirrored = (torch.randint(count, (size,), generator=draws) for count in (len(pool.prompts), 2))
+    return rows, pool.seen[mirrored, rows]
+
+
+def captioned(model: Model, pool: Pool, draws: torch.Generator, words: tokens.Words, rows: Tensor) -> Text:
+    lines = rows if pool.paired else torch.randint(len(pool.captions), (len(rows),), generator=draws)
+    return encode(model, [pool.captions[n] for n in lines], words)
+
+
+def denoising(model: Model, pool: Pool, draws: torch.Generator, size: int) -> Callable[[tokens.Words], Tensor]:
+    """The objective `noise`, on `size` pictures."""
+
+    def loss(words: tokens.Words) -> Tensor:
+        rows, moments = picked(pool, draws, size)
+        (x_t,), t, eps = noisy(model, draws, moments)
+        return (eps - predict(model, x_t, t, [(captioned(model, pool, draws, words, rows), 1.0)])).pow(2).mean()
+
+    return loss
+
+
+def circumventing(
+    model: Model, concept: Concept, pool: Pool, draws: torch.Generator, size: int, against: Against
+) -> Callable[[tokens.Words], Tensor]:
+    """The objectives `guidance` and `path`, on `size` pictures."""
+    null = encode(model, [""])
+
+    def wanted(turned: list[Text], rows: Tensor) -> Text:
+        if against.aim is None and pool.paired:
+            return encode(model, [pool.prompts[row] for row in rows])
+        if against.aim is None and turned:
+            return turned[0]
+        return encode(model, [(against.aim or "{concept}").format(concept=concept.word)])
+
+    def loss(words: tokens.Words) -> Tensor:
+        rows, moments = picked(pool, draws, size)
+        x, path = posterior(model, moments, noise(model, draws, size)), levels(draws, size, against).to(model.device)
+        eps, word = noise(model, draws, size), captioned(model, pool, draws, words, rows)
+        mix = model.guide(word, null, against.scale)
+        way = mix if isinstance(mix, Steered) else stateless(mix)
+        goal = wanted([text for text in way.texts if text is not word and text is not null], rows)
+        with torch.no_grad():
+            target = predict(model, noised(model, x, path[-1], eps), path[-1], guided(goal, null, against.scale))
+        return (target - steered(model, x, eps, path, way, word, against.warmup)).pow(2).mean()
+
+    return loss
+
+
+def check(model: Model, images: Images, texts: Sequence[str], start: Tensor, span: int, count: int) -> None:
+    """Before anything is trained.
+
+    Raises:
+        ValueError: there are no pictures, a text has no room for the word, or a path has more levels than its span.
+    """
+    if not len(images):
+        raise ValueError("images: none of role 'pool' for cce to learn from; draw some (`pool.images` in params.yaml)")
+    if not 1 < count <= span < 1000:
+        raise ValueError(f"cce: path_levels: {count} in a span of {span}; write 2 or more, at most `path_span`, and that below 1000")
+    for text in texts:
+        tokens.layout(model, text, {WORD: start})
+
+
 def attack(
-    model: Model,
-    concept: Concept,
-    images: Images,
-    *,
-    original: Callable[[], Model],
-    plain: Prompts,
-    seed: int,
-    vectors: int = 1,
-    steps: int = 5000,
-    batch: int = 16,
-    lr: float = 0.08,
-    weight_decay: float = 0.01,
-    captions: Literal["templates", "prompts"] = "templates",
+    model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int,
+    vectors: int = 1, steps: int = 5000, batch: int = 16, lr: float = 0.08, weight_decay: float = 0.01, initialiser: str | None = None,
+    pictures: int | None = None, captions: Literal["templates", "prompts"] = "templates",
+    templates: Literal["concept", "object", "style", "person"] = "concept",
     eval_prompts: Literal["replaced", "prefixed", "templates"] = "replaced",
-) -> Prompts:
+    objective: Literal["auto", "noise", "guidance", "path"] = "auto", guidance: float = 7.5, aim: str | None = None,
+    path_steps: int = 1000, path_batch: int = 4, path_lr: float = 0.02, path_span: int = 90, path_levels: int = 35,
+    warmup: int | None = None,
+) -> Prompts:  # fmt: skip
     """Learn a word for the concept in the erased model, and ask with it.
 
     Args:
         vectors: rows of the new word.
+        initialiser: the word of one token that it starts from; None: the concept's.
+        pictures: so many of the pool, the first ones; None: all.
         captions: of the training pictures: a random template with the word, or (I2P mode) the word before the picture's own prompt.
+        templates: the concept's own, or those of the paper for an object, a style or a person.
         eval_prompts: the plain prompts with the concept's words replaced, or with the word before them; or the templates.
+        objective: `auto`: what fits the model's guidance.
+        guidance: s, of the objectives `guidance` and `path`.
+        aim: what their target is asked, {concept} being the concept's name; None: c, as above.
+        path_steps, path_batch, path_lr: in place of `steps`, `batch` and `lr` where the objective is `path`.
+        path_span, path_levels: a path's levels are so many, out of so wide a range.
+        warmup: length of the schedule in which a guidance counts its warm-up steps; None: they are over, as they soon are in the official
+            code, which counts steps of the training.
     """
+    fits = fitting(model, guidance) if objective == "auto" else objective
+    images, gaps, start = images.only("pool"), listed(concept, templates), learnable(model, initialiser or concept.initialiser, vectors)
+    own, asks = [row.prompt.text for row in images.rows][:pictures], asked(plain, concept, gaps, eval_prompts)
+    known = [f"<{WORD}> {text}" for text in own] if captions == "prompts" else [text.format(f"<{WORD}>") for text in gaps]
+    check(model, images, [*known, *(row.text for row in asks)], start, path_span, path_levels)
+    if fits == "path":
+        steps, batch, lr = path_steps, path_batch, path_lr
+    pool = Pool(both_ways(model, images.pixels(range(len(own)))), own, known, captions == "prompts")
     draws = torch.Generator().manual_seed(seed)
-    templates = list(concept.texts["templates"])
-    images = images.only("pool")
-    pixels = images.pixels()
-    seen = both_ways(model, pixels)
-
-    def loss(words: tokens.Words) -> Tensor:
-        rows = torch.randint(len(images), (batch,), generator=draws)
-        mirrored = torch.randint(2, (batch,), generator=draws)
-        (x_t,), t, eps = noisy(model, draws, seen[mirrored, rows])
-        if captions == "prompts":
-            texts = [f"<{WORD}> {images.rows[row].prompt.text}" for row in rows]
-        else:
-            picked = torch.randint(len(templates), (batch,), generator=draws)
-            texts = [templates[n].format(f"<{WORD}>") for n in picked]
-        guess = predict(model, x_t, t, [(encode(model, texts, words), 1.0)])
-        return (eps - guess).pow(2).mean()
-
+    if fits == "noise":
+        loss = denoising(model, pool, draws, batch)
+    else:
+        against = Against(guidance, aim, path_span, path_levels if fits == "path" else 1, warmup)
+        loss = circumventing(model, concept, pool, draws, batch, against)
     words, log = tokens.invert(
-        model, loss, {WORD: learnable(model, concept.initialiser, vectors)},
-        steps=steps, lr=lr, optimiser="adamw", weight_decay=weight_decay, generator=draws, title="cce",
+        model, loss, {WORD: start}, steps=steps, lr=lr, optimiser="adamw", weight_decay=weight_decay, generator=draws, title="cce",
     )  # fmt: skip
-    return Prompts(asked(plain, concept, templates, eval_prompts), words, log)
+    return Prompts(asks, words, log)

@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 from PIL import ImageFilter
 
-from palimpsest.data import ALONE, Images, Scores, read
+from palimpsest.data import ALONE, Images, Prompts, Scores, read
 from palimpsest.files import write_text
 from palimpsest.judge import detected
 from palimpsest.locks import alone
-from palimpsest.report import figures
+from palimpsest.report import figures, runs, units
 from palimpsest.report.table import Cell
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
@@ -58,6 +58,7 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
         "rows": [[shown(row, name) for name in names] for row in cells.values()],
         "figure": figures.rates([row for row in single if row["seed"] == single[0]["seed"]]),
         "budgets": {n.removeprefix("budget "): single[0][n] for n in single[0] if n.startswith("budget ") and single[0][n]},
+        "runs": [found for attack in params["grid"]["attacks"] if (found := searches(concept, params, single, attack))],
         "galleries": [g for g in (gallery(concept, params, single, purpose) for purpose in ("concept", "other")) if g],
     }
 
@@ -77,7 +78,7 @@ def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]],
     base, seed = rows[0]["base"], rows[0]["seed"]
     fields = settings.read_concept(concept)
     detector = fields["detectors"][params["bases"][base]["detectors"]]
-    blurred = fields["sensitive"] and not params["bases"][base].get("shareable", False) and purpose == "concept"
+    blurred = purpose == "concept" and hidden(fields, params["bases"][base])
     cells = [Cell(concept, row["method"], base, int(seed)) for row in rows if row["seed"] == seed]
     attacks = params["grid"]["attacks"] if purpose == "concept" else ["none"]
     lines, prompts = [], []
@@ -97,6 +98,32 @@ def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]],
             lines.append({"name": name, "first": attack == "none", "pictures": pictures})
     title = "The concept" if purpose == "concept" else "Everything else"
     return {"title": title, "prompts": prompts, "lines": lines, "blurred": blurred} if lines else None
+
+
+def searches(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]], attack: str) -> dict[str, Any] | None:
+    """How an attack went where it succeeded and where it failed: curves and pictures of two runs each, over all methods, as in Dark
+    Miner's Appendix H; nothing where it logs nothing or its files are not here.
+    """
+    base, seed = rows[0]["base"], rows[0]["seed"]
+    fields = settings.read_concept(concept)
+    detector, blurred = fields["detectors"][params["bases"][base]["detectors"]], hidden(fields, params["bases"][base])
+    every: list[tuple[runs.Run, Path]] = []
+    for cell in [Cell(concept, row["method"], base, int(seed)) for row in rows if row["seed"] == seed]:
+        asked, scored, manifest = (Path(of(*cell, attack)) for of in (paths.attack, paths.scores, paths.images))
+        if asked.exists() and scored.exists() and manifest.with_name("images").exists():
+            looks = units.looks(Scores.load(scored), Scores.load(Path(paths.scores(*cell, "none"))), detector)
+            every += [(run, manifest) for run in runs.runs(cell.method, Prompts.load(asked).log, looks)]
+    picked = runs.chosen([run for run, _ in every])
+    if not picked:
+        return None
+    at = [next(manifest for run, manifest in every if run is one) for one in picked]
+    pictures = [picture(Images.load(manifest), run.picture, run.won, blurred) for run, manifest in zip(picked, at, strict=True)]
+    return {"attack": attack, "figure": runs.curves(picked), "pictures": pictures, "blurred": blurred}
+
+
+def hidden(concept: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether pictures of the concept are blurred."""
+    return concept["sensitive"] and not base.get("shareable", False)
 
 
 def examples(images: Images, hits: Sequence[bool], concept: bool) -> list[int]:

@@ -6,6 +6,7 @@ Dark Miner counts a picture as showing the erased object when a YOLOv8 classifie
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ def train(folder: Path, weights: Path, *, size: int, epochs: int, batch: int, se
     weights.with_suffix(".json").write_text(json.dumps([best.names[n] for n in sorted(best.names)], indent=1))
 
 
+@cache
 def load(weights: Path) -> tuple[torch.nn.Module, list[str]]:
     """The classifier in evaluation mode, and its class names."""
     from ultralytics.nn.tasks import ClassificationModel

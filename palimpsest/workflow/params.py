@@ -17,7 +17,7 @@ from palimpsest.workflow.complaints import ParamsError, known, mapping, near, ty
 FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
 PRESETS = Path("data/presets")
-GRIDS = ("grid", "phenomena", "table1")
+GRIDS = ("grid", "phenomena", "table1", "robustness")
 SECTIONS = {*GRIDS, "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
 BASE: dict[str, type] = {

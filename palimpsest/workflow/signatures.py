@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from palimpsest.workflow.complaints import ParamsError
+
 PACKAGE = Path(__file__).parents[1]
 VERBS = {"methods": "erase", "attacks": "attack", "scores": "score", "prompts": "prompts"}
 GIVEN = {"seed", "original", "judge", "draw", "plain", "draws"}  # handed over by the scripts, not by params.yaml
@@ -57,12 +59,12 @@ def budget(attack: str) -> str:
     """The sentence BUDGET of an attack's file, with its settings in braces.
 
     Raises:
-        TypeError: there is none.
+        ParamsError: there is none.
     """
     for node in source("attacks", attack).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "BUDGET":
             return ast.literal_eval(node.value)
-    raise TypeError(f"palimpsest/attacks/{attack}.py has no BUDGET, which says what the attack may do")
+    raise ParamsError(f"palimpsest/attacks/{attack}.py has no BUDGET; palimpsest/attacks/cce.py shows what it is")
 
 
 def fits(value: Any, annotation: ast.expr) -> bool:
