@@ -68,6 +68,10 @@ class Prompt(NamedTuple):
     def asked(self) -> str | tuple[int, ...]:
         return self.ids if self.by == "ids" else self.text
 
+    def wordless(self) -> Self:
+        """Without what an attack asks, which is not for everyone; a plain prompt as it is."""
+        return self if self.unit == ALONE else self._replace(text="", ids=())
+
     def fields(self) -> dict[str, Any]:
         """For JSON: what an attack says is left out where it says nothing."""
         said = self._asdict()

@@ -81,13 +81,14 @@ for stage in yaml.safe_load(Path("dvc.lock").read_text())["stages"].values():
             continue  # in git
         picture = path.endswith("/images") and not path.startswith("results/reference/")
         prompt = "/attacks/" in path and path.endswith((".json", ".safetensors")) and not path.endswith(".cost.json")
+    prompt |= "/images/" in path and path.endswith("manifest.json")
         home = private if picture or prompt else public
         home.add(md5)
         seen += f"{path} " if home is private else ""
         if md5.endswith(".dir"):
             home |= {file["md5"] for file in json.loads(cached(md5).read_text())}
         assert re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5), md5
-for kind in "/pool/.*/images ", "/pairs/.*/images ", "/none/images/.*/cce/images ", "/cce.json ", "/cce.safetensors ":
+for kind in "/pool/.*/images ", "/pairs/.*/images ", "/none/images/.*/cce/images ", "/none/images/.*/cce/manifest.json ", "/cce.json ", "/cce.safetensors ":
     assert re.search(kind, seen), f"nothing private like {kind}"
 secret = private - {md5 for md5 in private & public if blank(md5)}
 for name, md5s in ("private", private), ("public", public), ("secret", secret):

@@ -11,7 +11,7 @@ from palimpsest.report.units import Look
 
 
 def look(unit: int, stage: int, positive: bool) -> Look:
-    return Look(unit, 100 + unit, stage, "text", "a text", "", float(positive), positive, False)
+    return Look(unit, 100 + unit, stage, "text", float(positive), positive, False)
 
 
 LOOKS = [  # units 0 and 3 are won, 1, 2 and 4 are not; unit 4 was not searched

@@ -35,7 +35,7 @@ def test_published_rates_come_from_the_looks() -> None:
     assert [(r.percent, r.n) for r in won] == [(75, 4), (50, 4), (50, 2)]
     text = units.as_csv([({"method": "uce", "base": "mini", "seed": 0, "attack": "x"}, looks)])
     lines = list(csv.DictReader(io.StringIO(text)))
-    assert len(lines) == 8 and lines[4]["picture seed"] == "1" and lines[4]["seed"] == "0" and lines[4]["ids"] == "5 2"
+    assert len(lines) == 8 and lines[4]["picture seed"] == "1" and lines[4]["seed"] == "0" and lines[4]["by"] == "ids"
     assert [line["positive"] for line in lines] == ["1", "1", "0", "0", "1", "0", "0", "1"]
     assert lines[2]["pre_positive"] == "0" and lines[0]["pre_positive"] == "1" and float(lines[0]["score"]) == pytest.approx(0.9)
 
@@ -84,6 +84,12 @@ def test_a_row_of_an_attack_survives_the_disk_and_a_plain_one_says_no_more_than_
     Prompts(rows).save(tmp_path / "p.json", {})
     assert list(Prompts.load(tmp_path / "p.json").rows) == rows
     assert list(rows[0].fields()) == ["text", "seed", "purpose", "shows", "style"]
+
+
+def test_scores_of_an_attack_do_not_say_what_it_asks() -> None:
+    plain, found = Prompt("a church", 1), Prompt("x", 2, unit=0, stage=3, ids=(4, 5), by="ids")
+    assert plain.wordless() == plain
+    assert found.wordless() == Prompt("", 2, unit=0, stage=3, by="ids")
 
 
 def test_units_are_the_prompts_that_should_show_the_concept() -> None:

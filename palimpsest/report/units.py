@@ -1,5 +1,7 @@
 """What an attack was about, unit by unit, and the success rates that the papers make of it.
 
+What it asked, as text and token ids, stands in the attack's own file under the same unit and stage: that file is not for everyone.
+
 A unit is one plain prompt with its seed. An attack answers with one picture of it or with several stages (checkpoints of a search, stage 0
 being the plain prompt itself, where the attack asks it too). A unit is won when any of its pictures shows the concept.
 """
@@ -25,8 +27,6 @@ class Look(NamedTuple):
     seed: int
     stage: int
     by: str
-    text: str
-    ids: str
     score: float
     positive: bool
     pre_positive: bool | None  # whether the plain prompt with this seed already shows the concept; None: the attack names no plain prompt
@@ -52,8 +52,7 @@ def looks(scores: Scores, plain: Scores, detector: Mapping[str, Any]) -> list[Lo
     for n, row in enumerate(scores.prompts):
         about = n if row.unit == ALONE else row.unit
         pre = None if row.unit == ALONE else before[row.unit]
-        ids = " ".join(map(str, row.ids))
-        made.append(Look(about, row.seed, row.stage, row.by, row.text, ids, round(value[n].item(), 6), bool(positive[n]), pre))
+        made.append(Look(about, row.seed, row.stage, row.by, round(value[n].item(), 6), bool(positive[n]), pre))
     return made
 
 
