@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from palimpsest.report import runs
+from palimpsest.report import figures, runs
 from palimpsest.report.units import Look
 
 
@@ -52,22 +52,22 @@ def test_lines_that_count_no_steps_or_count_them_anew() -> None:
 
 
 def test_running_mean() -> None:
-    assert runs.smoothed([4.0, 2.0, 0.0, 6.0], 2) == [4.0, 3.0, 1.0, 3.0]
-    assert runs.smoothed([4.0, 2.0], 1) == [4.0, 2.0]
+    assert figures.smoothed([4.0, 2.0, 0.0, 6.0], 2) == [4.0, 3.0, 1.0, 3.0]
+    assert figures.smoothed([4.0, 2.0], 1) == [4.0, 2.0]
 
 
 def test_the_figure() -> None:
     picked = runs.chosen(runs.runs("esd", LOG, LOOKS))
-    text = runs.curves(picked)
-    assert text == runs.curves(picked) and text.startswith("<svg")
+    text = figures.curves(picked)
+    assert text == figures.curves(picked) and text.startswith("<svg")
     root = ElementTree.fromstring(text)
     panels = [node for node in root.iter() if node.get("id", "").startswith("axes_")]
     assert len(panels) == 4
-    assert text.count(runs.INK[True]) == text.count(runs.INK[False]) > 0
+    assert text.count(figures.ENDED[True]) == text.count(figures.ENDED[False]) > 0
     for run in picked:
         assert f"<!-- {run.title}: {'succeeded' if run.won else 'failed'} -->" in text
 
 
 def test_no_run_is_said() -> None:
     with pytest.raises(ValueError, match="no loss and no reward"):
-        runs.curves(runs.runs("none", [], LOOKS))
+        figures.curves(runs.runs("none", [], LOOKS))

@@ -1,4 +1,4 @@
-"""Figures of the page: SVG text, drawn with matplotlib."""
+"""Figures of the page: SVG text, drawn with matplotlib. The only file that needs it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from palimpsest.report.runs import Run
+
 Row = dict[str, Any]
+ENDED = {True: "#c4562f", False: "#3b6ea8"}  # how a run of an attack did: succeeded, failed
 INK = {"Ratio": "#3b6ea8", "ASR": "#c4562f", "Others": "#6b9b57"}
 
 
 def rates(rows: Sequence[Row]) -> str:
     """Bars of every rate for each method, with their 95 % intervals."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "palimpsest"
-    import matplotlib.pyplot as plt
-
+    plt = plotting()
     names = [f for f in rows[0] if f"{f} low" in rows[0] and f.split()[0] in INK]
     figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(rows), 2.8), layout="constrained")
     width = 0.8 / len(names)
@@ -35,8 +33,48 @@ def rates(rows: Sequence[Row]) -> str:
     axes.set_ylabel("% of pictures")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    return svg(figure)
+
+
+def smoothed(values: Sequence[float], width: int) -> list[float]:
+    """Means over the last `width` values, over fewer at the beginning."""
+    return [sum(part) / len(part) for n in range(len(values)) for part in [values[max(0, n + 1 - width) : n + 1]]]
+
+
+def curves(picked: Sequence[Run]) -> str:
+    """A panel for each run of an attack: the values faint, and their running mean over a twentieth of the run.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    if not picked:
+        raise ValueError("runs: the attack logged no loss and no reward, so there is no curve; leave the figure out")
+    figure, grid = plotting().subplots(1, len(picked), figsize=(2.6 * len(picked), 2.4), layout="constrained", squeeze=False)
+    for axes, run in zip(grid[0], picked, strict=True):
+        axes.plot(run.steps, run.values, color=ENDED[run.won], alpha=0.3, linewidth=0.8, marker="." if len(run.steps) < 20 else "")
+        axes.plot(run.steps, smoothed(run.values, max(1, len(run.values) // 20)), color=ENDED[run.won], linewidth=1.4)
+        axes.set_title(f"{run.title}: {'succeeded' if run.won else 'failed'}", fontsize=8)
+        axes.set_xlabel("step", fontsize=8)
+        axes.set_ylabel(run.of, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def plotting() -> Any:
+    """matplotlib's pyplot, set up so that the same figure is the same text."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "palimpsest"
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def svg(figure: Any) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    plt.close(figure)
+    plotting().close(figure)
     text = out.getvalue()
     return text[text.index("<svg") :]

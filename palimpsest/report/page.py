@@ -118,7 +118,7 @@ def searches(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]
         return None
     at = [next(manifest for run, manifest in every if run is one) for one in picked]
     pictures = [picture(Images.load(manifest), run.picture, run.won, blurred) for run, manifest in zip(picked, at, strict=True)]
-    return {"attack": attack, "figure": runs.curves(picked), "pictures": pictures, "blurred": blurred}
+    return {"attack": attack, "figure": figures.curves(picked), "pictures": pictures, "blurred": blurred}
 
 
 def hidden(concept: Mapping[str, Any], base: Mapping[str, Any]) -> bool:

@@ -5,14 +5,12 @@ A run is what an attack logged about one plain prompt; an attack that learns for
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from palimpsest.report.units import Look
 
-INK = {True: "#c4562f", False: "#3b6ea8"}  # won, failed
 Log = Sequence[Mapping[str, float]]
 
 
@@ -71,38 +69,3 @@ def drawn(title: str, lines: Log, won: bool, picture: int) -> list[Run]:
 def chosen(every: Sequence[Run], count: int = 2) -> list[Run]:
     """The first `count` that succeeded, then the first that failed; fewer where there are fewer."""
     return [run for won in (True, False) for run in [run for run in every if run.won == won][:count]]
-
-
-def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """Means over the last `width` values, over fewer at the beginning."""
-    return [sum(part) / len(part) for n in range(len(values)) for part in [values[max(0, n + 1 - width) : n + 1]]]
-
-
-def curves(picked: Sequence[Run]) -> str:
-    """SVG: a panel for each run, the values faint, and their running mean over a twentieth of the run.
-
-    Raises:
-        ValueError: there is no run.
-    """
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "palimpsest"
-    import matplotlib.pyplot as plt
-
-    if not picked:
-        raise ValueError("runs: the attack logged no loss and no reward, so there is no curve; leave the figure out")
-    figure, grid = plt.subplots(1, len(picked), figsize=(2.6 * len(picked), 2.4), layout="constrained", squeeze=False)
-    for axes, run in zip(grid[0], picked, strict=True):
-        axes.plot(run.steps, run.values, color=INK[run.won], alpha=0.3, linewidth=0.8, marker="." if len(run.steps) < 20 else "")
-        axes.plot(run.steps, smoothed(run.values, max(1, len(run.values) // 20)), color=INK[run.won], linewidth=1.4)
-        axes.set_title(f"{run.title}: {'succeeded' if run.won else 'failed'}", fontsize=8)
-        axes.set_xlabel("step", fontsize=8)
-        axes.set_ylabel(run.of, fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    plt.close(figure)
-    text = out.getvalue()
-    return text[text.index("<svg") :]

@@ -1,0 +1,188 @@
+"""Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic Prompts (P4D). Chin et al. ICML 2024.
+
+arXiv 2309.06135. Tokens with which the erased model predicts the noise that the unedited one predicts with the prompt,
+
+    min_p || eps_theta(x_t, t, TE(prompt)) - eps_theta'(x_t, t, TE(q)) ||^2,    q = the words nearest to p by cosine (Equation 4),
+
+with the gradient taken at q and applied to p (Wen et al. 2023). Three forms: "optml" of OPTML-Group/Diffusion-MU-Attack (5a3e5d3,
+hard_prompt_.py and P4D_.py), which other papers call P4D: k tokens beside the prompt, timesteps one after the other; "n" and "k" of the
+authors' own joycenerd/P4D (2cf3cda, prompt_optimization): `length` tokens in place of the prompt, or one before every three of it, at
+random timesteps, and of the texts on the way the one whose picture is most like the target picture.
+Differs from the official code: prompts are rows of one batch; each side has its own model's encoder; the job's seed is added to a
+prompt's; pictures come from the base's sampler. Forms n and k: one last picture instead of three; prompts beyond the context are dropped
+instead of encoded in several pieces; SLD and negative prompts act on the pictures, not in the loss (theirs without --filter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from palimpsest import clip, pieces, safety, search, targets
+from palimpsest.data import Concept, Images, Prompt, Prompts
+from palimpsest.diffusion import encode, posterior, predict
+from palimpsest.draws import Draws, Seeded, Stream
+from palimpsest.types import Latents, Model
+
+BUDGET = (
+    "white box, the unedited model too; form {form} (optml: {k} tokens in {timesteps} x {iterations} steps, a picture of the prompt and "
+    "one behind each of the {timesteps}; n, k: {steps} steps, the text whose picture is most like the target's)"
+)
+Aims = dict[int, targets.Target]  # by unit
+
+
+def nearest(rows: Tensor, directions: Tensor) -> Tensor:
+    """Which of the directions "v d", of unit length, is nearest to each row of "r d" by cosine, "r"."""
+    return (normalize(rows.detach(), dim=-1) @ directions.T).argmax(1)
+
+
+def alike(model: Model, concept: Concept, like: clip.Clip, aims: Aims, draw: search.Draw) -> Callable[..., dict[int, float]]:
+    """From prompts to how like their targets the pictures are, by unit: cosine of CLIP's features. What may not be asked is left out."""
+
+    def compare(rows: Sequence[Prompt]) -> dict[int, float]:
+        rows = safety.kept(concept, Prompts(rows)).rows
+        if not rows:
+            return {}
+        wanted = clip.images(like, torch.stack([aims[row.unit].pixels for row in rows]))
+        found = clip.images(like, draw(model, Prompts(rows), batch=len(rows)))
+        return {row.unit: value for row, value in zip(rows, torch.cosine_similarity(wanted, found).tolist(), strict=True)}
+
+    return compare
+
+
+def at_random(
+    model: Model,
+    units: Sequence[search.Unit],
+    of: search.Variable,
+    aims: Aims,
+    *,
+    stream: Callable[[Prompt], Draws],
+    compare: Callable[[Sequence[Prompt]], dict[int, float]],
+    steps: int,
+    every: int,
+    lr: float,
+    weight_decay: float,
+    by: str,
+) -> Prompts:
+    """AdamW at random timesteps; of the texts at every so many steps, the one whose picture is most like the target."""
+    if not units:
+        return Prompts([])
+    streams = [stream(unit.row) for unit in units]
+    variables = [of.begin(unit, draws).requires_grad_() for unit, draws in zip(units, streams, strict=True)]
+    x0 = posterior(model, torch.stack([aims[unit.row.unit].moments for unit in units]).to(model.device), search.noises(model, streams))
+    units = [unit._replace(x0=x) for unit, x in zip(units, x0, strict=True)]
+    descent = torch.optim.AdamW(variables, lr=lr, weight_decay=weight_decay)
+    best: dict[int, tuple[float, Prompt]] = {}
+    log: list[search.Line] = []
+    for step in range(steps):
+        found = [of.read(one) for one in variables] if step % every == 0 else []
+        t = torch.cat([draws.integers(1000, 1) for draws in streams]).to(model.device)
+        error = of.move(units, variables, streams, t)
+        descent.step()
+        if not found:
+            continue
+        stage = step // every + 1
+        made = [search.asked(model, unit, ids, stage, by, drop_end=False) for unit, ids in zip(units, found, strict=True)]
+        value = compare([row._replace(seed=row.seed + stage) for row, _ in made])
+        for row, _ in made:
+            if value.get(row.unit, -2.0) > best.get(row.unit, (-2.0, row))[0]:
+                best[row.unit] = value[row.unit], row
+        log += [{**line, "similarity": value.get(int(line["unit"]), -2.0)} for line in search.lines(made, t, error)]
+    none = [unit.row for unit in units if unit.row.unit not in best]  # no text of theirs may be drawn
+    return search.in_order([*none, *(row for _, row in best.values())], log)
+
+
+def attack(
+    model: Model,
+    concept: Concept,
+    images: Images,
+    *,
+    original: Callable[[], Model],
+    plain: Prompts,
+    seed: int,
+    draw: Callable[..., Tensor],
+    judge: Callable[[Tensor, Sequence[Prompt]], tuple[Tensor, Tensor]],
+    draws: Stream = Seeded,
+    form: Literal["optml", "n", "k"] = "optml",
+    k: int = 5,
+    insertion: Literal["prefix", "suffix", "middle", "spread", "every-3"] = "prefix",
+    mode: Literal["faithful", "fixed"] = "faithful",
+    timesteps: int = 50,
+    iterations: int = 40,
+    lr: float = 0.01,
+    weight_decay: float = 0.1,
+    longest: int = 60,
+    stop_early: bool = True,
+    length: int = 16,
+    steps: int = 3000,
+    every: int = 50,
+    clip_model: str = "",
+    pictures: int = 1,
+    span: Literal["signed", "unit"] = "signed",
+    padding: Literal["model", "zero"] = "model",
+    prompts: int | None = None,
+    only_shown: bool = False,
+    at_once: int = 8,
+) -> Prompts:
+    """Search tokens for each plain prompt. Settings as in unlearndiff.py, and:
+
+    Args:
+        length, steps, every: of the forms n and k: tokens of n, steps, and steps between pictures.
+        clip_model: whose features compare pictures, in the forms n and k.
+        pictures: the target is that of so many which the judge likes most (official 1 in optml, 3 in n and k).
+        span: of the target's pixels in the VAE; "unit", [0, 1], is a quirk of the official n and k.
+        padding: another: while they search, id 0 stands behind the tokens, and in k no end token.
+    """
+    plain, first = plain.units(None if only_shown else prompts), cache(original)
+    end, pad = (form == "n", 0) if padding == "zero" else (True, None)
+
+    def frame(ids: list[int]) -> search.Frame | None:
+        if form == "n":
+            return search.framed(model, [], range(length), end=end, pad=pad)
+        free = search.places(len(ids), k, insertion) if form == "optml" else search.places(len(ids), len(ids) // 3 + 1, "every-3")
+        return search.framed(model, ids, free, end=end, pad=pad)
+
+    limit = longest if (form, mode) == ("optml", "faithful") else model.tokenizer.model_max_length
+    frames, dropped = search.fitting(model, plain, frame, limit)
+    if form != "optml" and not clip_model:
+        raise ValueError(f"clip_model: form {form} compares pictures by CLIP; name a folder or a repository")
+    aims = targets.drawn(first, plain, draw, judge, batch=at_once, pictures=pictures, span=span)
+    plain = targets.shown(plain, aims, prompts) if only_shown else plain
+    vocabulary, table = search.choosable(model, concept)
+    directions = normalize(table, dim=-1)
+    texts = {row.unit: encode(first(), [row.text])[0] for row in plain.rows if row.unit in frames}
+
+    @torch.no_grad()
+    def goal(x_t: Latents, t: Tensor, units: Sequence[search.Unit]) -> Latents:
+        return predict(first(), x_t, t, [(torch.stack([texts[unit.row.unit] for unit in units]), 1.0)])
+
+    def begin(unit: search.Unit, stream: Draws) -> Tensor:
+        return table[stream.integers(len(table), len(unit.frame.free)).to(model.device)]
+
+    def move(units: Sequence[search.Unit], rows: Sequence[Tensor], streams: Sequence[Draws], t: int | Tensor) -> Tensor:
+        shown, eps = table[nearest(torch.cat(list(rows)), directions)], search.noises(model, streams)
+        error, gradient = search.gradients(model, units, shown, t, eps, goal)
+        for row, part in zip(rows, gradient.split([len(row) for row in rows]), strict=True):
+            row.grad = part
+        return error
+
+    of = search.Variable(begin, move, lambda _: None, lambda row: vocabulary[nearest(row, directions)])
+    if form == "optml":
+        look = search.looking(model, concept, draw, judge)
+        find = partial(search.sequential, budget=search.Budget(mode, timesteps, iterations, lr, weight_decay, stop_early), look=look)
+    else:
+        compare = alike(model, concept, clip.load(clip_model), aims, draw)
+        by = "text" if mode == "faithful" else "ids"
+        find = partial(at_random, aims=aims, compare=compare, steps=steps, every=every, lr=lr, weight_decay=weight_decay, by=by)
+
+    def ask(some: Prompts) -> Prompts:
+        known = [row for row in some.rows if row.unit in frames]
+        units = [search.Unit(row, frames[row.unit], targets.latent(model, aims[row.unit])) for row in known]
+        return search.together(some, find(model, units, of, stream=search.seeded(draws, seed)), dropped)
+
+    return pieces.by_prompt(plain, at_once, ask)
