@@ -13,7 +13,7 @@ from PIL import Image
 
 from palimpsest import data
 from palimpsest.judge import detected
-from palimpsest.report import measures, page, table, tables
+from palimpsest.report import figures, measures, page, table, tables
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
 MEANING = {"objects": ["church", "dog", "none"], "features": "FID-mini", "perceptual": "LPIPS-mini"}
@@ -128,3 +128,10 @@ def test_styles_are_kept_where_the_judge_sees_what_was_asked() -> None:
     real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
     row = table.row("uce", "mini", 0, {"none": scores}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10}, {})
     assert row["Styles"] == 50 and row["Styles n"] == 2
+
+
+def test_a_table_that_lacks_a_new_column_is_shown_without_it() -> None:
+    new = {"method": "uce", "Ratio": "12.5", "Ratio low": "5", "Ratio high": "20", "Ratio n": "60"}
+    old = {key: value for key, value in new.items() if not key.startswith("Ratio")}
+    assert page.shown(new, "Ratio") == ("12.5", "5–20, n 60") and page.shown(old, "Ratio") == ("", "")
+    assert "uce" in figures.rates([new, {**new, "method": "esd"}])

@@ -64,8 +64,8 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
 
 
 def shown(row: Mapping[str, str], name: str) -> tuple[str, str]:
-    """A cell: the value, and below it interval and n where there are."""
-    value = row[name]
+    """A cell: the value, and below it interval and n where there are; nothing where a table is older than the column."""
+    value = row.get(name, "")
     if name in ("method", "base", "seed") or not value:
         return value, ""
     small = f"{float(row[name + ' low']):.0f}–{float(row[name + ' high']):.0f}, n {row[name + ' n']}" if row.get(f"{name} n") else ""
