@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,16 @@ def on_disk(manifest: Path, rows: Sequence[data.Prompt], pixels: Sequence[torch.
     with resume.resumable(manifest.parent / "work") as kept:
         pieces.pictures(manifest, rows, lambda piece: pixels[piece], {}, kept=kept, batch=len(rows), roles=roles or ["pool"] * len(rows))
     return data.Images.load(manifest)
+
+
+@pytest.fixture
+def double(images: data.Images, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything in float64: Adam's first steps are signs of gradients, and make much of a rounding where one is nearly zero."""
+    read = data.to_tensor
+    monkeypatch.setattr(data, "to_tensor", lambda picture: read(picture).double())
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "SLD, I2P": ("path", {"captions": "prompts", "vectors": 2}),
     "SLD, warm-up": ("path", {"warmup": 50}),
 }
-
-
-@pytest.fixture
-def double(images: data.Images, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything in float64: AdamW's first steps are signs of gradients, and make much of a rounding where one is nearly zero."""
-    read = data.to_tensor
-    monkeypatch.setattr(data, "to_tensor", lambda picture: read(picture).double())
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def learned(model: Model, concept: Any, images: Any, plain: Any, **settings: Any) -> data.Prompts:

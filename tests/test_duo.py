@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"processes": 2, "batch": 4, "form": "naive"},
     {"processes": 2, "batch": 4, "dynamic_lambda": True, "base_lambda": 1.0, "beta": 2000.0, "base_lr": 0.7},  # of two losses one is < 0.1
 ]
-
-
-@pytest.fixture
-def double(images: data.Images, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything in float64: Adam's first steps are signs of gradients, and make much of a rounding where one is nearly zero."""
-    read = data.to_tensor
-    monkeypatch.setattr(data, "to_tensor", lambda picture: read(picture).double())
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=[" ".join(f"{k}={v}" for k, v in options.items()) or "official" for options in OPTIONS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,6 @@ CASES: dict[str, dict[str, Any]] = PRESETS | {
     "official": {"start_from": "piece"}, "xattn": {"layers": "xattn"}, "selfattn": {"layers": "selfattn"}, "full": {"layers": "full"},
 }  # fmt: skip
 RAW = "tree</w>"  # how the vocabulary spells the word; no text has it
-
-
-@pytest.fixture
-def double(images: data.Images, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything in float64: AdamW's first steps are signs of gradients, and make much of a rounding where one is nearly zero."""
-    read = data.to_tensor
-    monkeypatch.setattr(data, "to_tensor", lambda picture: read(picture).double())
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="module")
