@@ -17,12 +17,13 @@ from palimpsest import safety, tokens
 from palimpsest.data import Concept, Prompt, Prompts
 from palimpsest.diffusion import noised, predict
 from palimpsest.draws import Draws, Stream, side_by_side
-from palimpsest.types import Latents, Model
+from palimpsest.types import Latents, Model, Text
 
 Insertion = Literal["prefix", "suffix", "middle", "spread", "every-3"]
 Draw = Callable[..., Tensor]  # model, prompts, batch -> pictures "n 3 h w"
 Judge = Callable[[Tensor, Sequence[Prompt]], tuple[Tensor, Tensor]]
 Goal = Callable[[Latents, Tensor, Sequence["Unit"]], Latents]  # what the prediction at x_t should be
+Answer = Callable[[Latents, Tensor, Text], Latents]  # what a model makes of a text at x_t
 Look = Callable[[Sequence[Prompt]], set[int]]
 Line = Mapping[str, float]
 
@@ -112,7 +113,7 @@ def context(model: Model, frames: Sequence[Frame], rows: Tensor) -> Tensor:
 
 
 def gradients(
-    model: Model, units: Sequence[Unit], rows: Tensor, t: int | Tensor, eps: Latents, goal: Goal | None = None
+    model: Model, units: Sequence[Unit], rows: Tensor, t: int | Tensor, eps: Latents, goal: Goal | None = None, answer: Answer | None = None
 ) -> tuple[Tensor, Tensor]:
     """Each unit's mean squared error "b" and its gradient by the embeddings "r d" at the free places.
 
@@ -120,10 +121,12 @@ def gradients(
         t: one for all, or "b".
         eps: noise of the target pictures, "b c h w".
         goal: what the prediction should be; None is eps.
+        answer: what stands for the prediction; None is the prediction itself.
     """
     rows, levels = rows.detach().requires_grad_(), torch.as_tensor(t, device=model.device).expand(len(units))
     x_t = noised(model, torch.stack([unit.x0 for unit in units]), levels, eps)
-    guess = predict(model, x_t, levels, [(context(model, [unit.frame for unit in units], rows), 1.0)])
+    text = context(model, [unit.frame for unit in units], rows)
+    guess = answer(x_t, levels, text) if answer else predict(model, x_t, levels, [(text, 1.0)])
     error = (guess - (goal(x_t, levels, units) if goal else eps)).pow(2).flatten(1).mean(1)
     return error.detach(), torch.autograd.grad(error.sum(), rows)[0]
 

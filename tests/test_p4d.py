@@ -24,7 +24,7 @@ from test_unlearndiff import (
     units,
 )
 
-from palimpsest import clip, data, diffusion, safety, search, targets
+from palimpsest import clip, data, diffusion, guidance, safety, search, targets
 from palimpsest.attacks import p4d
 from palimpsest.data import Prompt
 from palimpsest.resume import Part, Shares, resumable
@@ -113,6 +113,33 @@ def test_many_at_once_find_what_each_finds_alone(
     assert list(ours.rows) == list(theirs.rows) and len(ours.log) == len(theirs.log) > 0
     for mine, other in zip(ours.log, theirs.log, strict=True):
         assert mine == pytest.approx(other, rel=1e-5)
+
+
+SAFE = {"warmup": 1, "scale": 30.0, "threshold": 0.02, "momentum": 0.5, "beta": 0.7}
+
+
+@pytest.mark.parametrize("form", ["n", "k"])
+def test_the_guidance_of_the_erased_model_in_the_loss(form: str, request: Any, concept: Any, plain: data.Prompts, monkeypatch: Any) -> None:
+    """The official --filter, beside safe latent diffusion written out for one prompt; it changes what is found."""
+    exact, features = request.getfixturevalue("double"), clip.images
+    monkeypatch.setattr(clip, "images", lambda like, pixels: features(like, pixels.float()).double())
+    steered = exact._replace(guide=guidance.safe(diffusion.encode(exact, ["a church"]), **SAFE))
+    given = {"judge": judged(0.5), "pictures": 2, "padding": "zero"}
+    ours = attacked(steered, concept, plain, form, filter=True, guidance=3.0, **given)
+    theirs = attacked(steered, concept, plain, form, alone, filter={"text": "a church", "strength": 3.0, **SAFE}, **given)
+    assert list(ours.rows) == list(theirs.rows) and len(ours.rows) == 2 * len(plain.units().rows)
+    for mine, other in zip(ours.log, theirs.log, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+    without = attacked(steered, concept, plain, form, **given)
+    assert [line["loss"] for line in without.log] != [line["loss"] for line in ours.log]
+    with pytest.raises(ValueError, match="filter: form optml has no such loss"):
+        attacked(exact, concept, plain, "optml", filter=True)
+
+
+def test_an_ordinary_guidance_in_the_loss_is_its_mix(tiny: Model, concept: Any, plain: data.Prompts) -> None:
+    """At strength one it is the prediction itself."""
+    found, same = attacked(tiny, concept, plain, "n", filter=True, guidance=1.0), attacked(tiny, concept, plain, "n")
+    assert found.rows == same.rows and [line["loss"] for line in found.log] == pytest.approx([line["loss"] for line in same.log], rel=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)

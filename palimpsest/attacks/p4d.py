@@ -9,8 +9,7 @@ hard_prompt_.py and P4D_.py), which other papers call P4D: k tokens beside the p
 authors' own joycenerd/P4D (2cf3cda, prompt_optimization): `length` tokens in place of the prompt, or one before every three of it, at
 random timesteps, and of the texts on the way the one whose picture is most like the target picture.
 Differs from the official code: prompts are rows of one batch; each side has its own model's encoder; the job's seed is added to a
-prompt's; pictures come from the base's sampler. Forms n and k: one last picture instead of three; prompts beyond the context are dropped
-instead of encoded in several pieces; SLD and negative prompts act on the pictures, not in the loss (theirs without --filter).
+prompt's; pictures come from the base's sampler. Forms n and k: prompts beyond the context are dropped instead of encoded in several pieces.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from torch.nn.functional import normalize
 
 from palimpsest import clip, pieces, safety, search, targets
 from palimpsest.data import Concept, Images, Prompt, Prompts
-from palimpsest.diffusion import encode, posterior, predict
+from palimpsest.diffusion import encode, posterior, predict, predictions
 from palimpsest.draws import Draws, Seeded, Stream
-from palimpsest.types import Latents, Model
+from palimpsest.types import Latents, Model, Steered, Text
 
 BUDGET = (
     "white box, the unedited model too; form {form} (optml: {k} tokens in {timesteps} x {iterations} steps, a picture of the prompt and "
-    "one behind each of the {timesteps}; n, k: {steps} steps, the text whose picture is most like the target's)"
+    "one behind each of the {timesteps}; n, k: {steps} steps, {pictures} pictures of the text whose picture is most like the target's)"
 )
 Aims = dict[int, targets.Target]  # by unit
 
@@ -55,6 +54,27 @@ def alike(model: Model, concept: Concept, like: clip.Clip, aims: Aims, draw: sea
     return compare
 
 
+def steering(model: Model, strength: float) -> search.Answer:
+    """What the erasing guidance makes of the found tokens, its state handed on from step to step: the official --filter.
+
+    Safe latent diffusion stands there without the empty text, strength (eps(q) - away), which is its own combination with eps("") = 0;
+    its warm-up counts steps of the search. Another guidance is the mix that it is.
+    """
+    null, kept = encode(model, [""]), {"step": 0, "state": None}
+
+    def answer(x_t: Latents, t: Tensor, text: Text) -> Latents:
+        way = model.guide(text, null, strength)
+        if not isinstance(way, Steered):
+            return predict(model, x_t, t, way)
+        said = iter(predictions(model, x_t, t, [one for one in way.texts if one is not null]))
+        parts = tuple(torch.zeros_like(x_t) if one is null else next(said) for one in way.texts)
+        made, state = way.combine(parts, kept["step"], kept["state"])
+        kept.update(step=kept["step"] + 1, state=state.detach())
+        return made
+
+    return answer
+
+
 def at_random(
     model: Model,
     units: Sequence[search.Unit],
@@ -68,8 +88,9 @@ def at_random(
     lr: float,
     weight_decay: float,
     by: str,
+    pictures: int,
 ) -> Prompts:
-    """AdamW at random timesteps; of the texts at every so many steps, the one whose picture is most like the target."""
+    """AdamW at random timesteps; of the texts on the way the one whose picture is most like the target, to be drawn `pictures` times."""
     if not units:
         return Prompts([])
     streams = [stream(unit.row) for unit in units]
@@ -94,7 +115,7 @@ def at_random(
                 best[row.unit] = value[row.unit], row
         log += [{**line, "similarity": value.get(int(line["unit"]), -2.0)} for line in search.lines(made, t, error)]
     none = [unit.row for unit in units if unit.row.unit not in best]  # no text of theirs may be drawn
-    return search.in_order([*none, *(row for _, row in best.values())], log)
+    return search.in_order([*none, *(row._replace(seed=row.seed + n) for _, row in best.values() for n in range(pictures))], log)
 
 
 def attack(
@@ -125,6 +146,8 @@ def attack(
     pictures: int = 1,
     span: Literal["signed", "unit"] = "signed",
     padding: Literal["model", "zero"] = "model",
+    filter: bool = False,
+    guidance: float = 7.5,
     prompts: int | None = None,
     only_shown: bool = False,
     at_once: int = 8,
@@ -134,10 +157,18 @@ def attack(
     Args:
         length, steps, every: of the forms n and k: tokens of n, steps, and steps between pictures.
         clip_model: whose features compare pictures, in the forms n and k.
-        pictures: the target is that of so many which the judge likes most (official 1 in optml, 3 in n and k).
+        pictures: the target is that of so many which the judge likes most; n and k draw as many of what they find (official 1 in optml, 3
+            in n and k).
         span: of the target's pixels in the VAE; "unit", [0, 1], is a quirk of the official n and k.
         padding: another: while they search, id 0 stands behind the tokens, and in k no end token.
+        filter, guidance: whether in n and k the erased model answers in the loss with its own guidance of this strength, as where that
+            is safe latent diffusion or a negative prompt (official --filter; without it these act on the pictures alone).
+
+    Raises:
+        ValueError: a form has no use for a setting, or nothing can be searched.
     """
+    if filter and form == "optml":
+        raise ValueError("filter: form optml has no such loss; say form n or k, or leave it out")
     plain, first = plain.units(None if only_shown else prompts), cache(original)
     end, pad = (form == "n", 0) if padding == "zero" else (True, None)
 
@@ -164,25 +195,29 @@ def attack(
     def begin(unit: search.Unit, stream: Draws) -> Tensor:
         return table[stream.integers(len(table), len(unit.frame.free)).to(model.device)]
 
-    def move(units: Sequence[search.Unit], rows: Sequence[Tensor], streams: Sequence[Draws], t: int | Tensor) -> Tensor:
-        shown, eps = table[nearest(torch.cat(list(rows)), directions)], search.noises(model, streams)
-        error, gradient = search.gradients(model, units, shown, t, eps, goal)
-        for row, part in zip(rows, gradient.split([len(row) for row in rows]), strict=True):
-            row.grad = part
-        return error
+    def variable(answer: search.Answer | None) -> search.Variable:
+        def move(units: Sequence[search.Unit], rows: Sequence[Tensor], streams: Sequence[Draws], t: int | Tensor) -> Tensor:
+            shown, eps = table[nearest(torch.cat(list(rows)), directions)], search.noises(model, streams)
+            error, gradient = search.gradients(model, units, shown, t, eps, goal, answer)
+            for row, part in zip(rows, gradient.split([len(row) for row in rows]), strict=True):
+                row.grad = part
+            return error
 
-    of = search.Variable(begin, move, lambda _: None, lambda row: vocabulary[nearest(row, directions)])
+        return search.Variable(begin, move, lambda _: None, lambda row: vocabulary[nearest(row, directions)])
+
     if form == "optml":
         look = search.looking(model, concept, draw, judge)
         find = partial(search.sequential, budget=search.Budget(mode, timesteps, iterations, lr, weight_decay, stop_early), look=look)
     else:
         compare = alike(model, concept, clip.load(clip_model), aims, draw)
         by = "text" if mode == "faithful" else "ids"
-        find = partial(at_random, aims=aims, compare=compare, steps=steps, every=every, lr=lr, weight_decay=weight_decay, by=by)
+        spent = {"steps": steps, "every": every, "lr": lr, "weight_decay": weight_decay}
+        find = partial(at_random, aims=aims, compare=compare, by=by, pictures=pictures, **spent)
 
     def ask(some: Prompts) -> Prompts:
         known = [row for row in some.rows if row.unit in frames]
         units = [search.Unit(row, frames[row.unit], targets.latent(model, aims[row.unit])) for row in known]
+        of = variable(steering(model, guidance) if filter else None)
         return search.together(some, find(model, units, of, stream=search.seeded(draws, seed)), dropped)
 
     return pieces.by_prompt(plain, at_once, ask)

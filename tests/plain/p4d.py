@@ -18,7 +18,7 @@ from plain.unlearndiff import inserted, spoken
 DEFAULTS: dict[str, Any] = {
     "form": "optml", "k": 5, "insertion": "prefix", "mode": "faithful", "timesteps": 50, "iterations": 40, "lr": 0.01, "weight_decay": 0.1,
     "stop_early": True, "length": 16, "steps": 3000, "every": 50, "clip_model": "", "pictures": 1, "span": "signed", "padding": "model",
-    "prompts": None,
+    "filter": None, "prompts": None,
 }  # fmt: skip
 
 
@@ -58,6 +58,7 @@ class Step:
         self.prompt = model.tokenizer(row.text, add_special_tokens=False).input_ids if asked["form"] != "n" else []
         count = {"optml": asked["k"], "n": asked["length"], "k": len(self.prompt) // 3 + 1}[asked["form"]]
         self.where = {"optml": asked["insertion"], "n": "prefix", "k": "every-3"}[asked["form"]]
+        self.momentum, self.steps = torch.zeros(()), 0
         self.fill = {"end": asked["form"] == "n", "pad": 0} if asked["padding"] == "zero" else {}
         self.variable = self.table[draws.integers(len(self.table), count)].clone().requires_grad_()
 
@@ -69,9 +70,21 @@ class Step:
         x_t = noisy(self.first, x0, t, eps)
         wanted = said(self.first.unet, x_t, t, encode(self.first, [self.row.text]))
         context = spoken(self.model, inserted(self.table[self.prompt], q, self.where), **self.fill)
-        loss = torch.nn.functional.mse_loss(wanted, said(self.model.unet, x_t, t, context))
+        made = said(self.model.unet, x_t, t, context)
+        if self.asked["filter"]:
+            made = self.filtered(made, said(self.model.unet, x_t, t, encode(self.model, [self.asked["filter"]["text"]])))
+        loss = torch.nn.functional.mse_loss(wanted, made)
         (self.variable.grad,) = torch.autograd.grad(loss, [q])
         return loss.item()
+
+    def filtered(self, made: Tensor, unsafe: Tensor) -> Tensor:
+        """Safe latent diffusion without the empty text, its momentum kept from step to step, its warm-up in steps of the search."""
+        sld, before = self.asked["filter"], self.momentum
+        share = torch.where(made - unsafe >= sld["threshold"], 0, ((made - unsafe).abs() * sld["scale"]).clamp(max=1))
+        safety = unsafe * share + sld["momentum"] * before
+        self.momentum = (sld["beta"] * before + (1 - sld["beta"]) * safety).detach()
+        self.steps += 1
+        return sld["strength"] * (made - (safety if self.steps > sld["warmup"] else 0))
 
     def prompted(self, found: list[int], stage: int, drop_end: bool) -> tuple[Prompt, float]:
         ids = inserted(self.prompt, found, self.where)
@@ -127,5 +140,5 @@ def at_random(model: Model, first: Model, row: Prompt, stream: Any, draw: Any, j
             value = torch.cosine_similarity(clip.images(like, picture), clip.images(like, pixels)).item()
             log.append({"unit": row.unit, "stage": stage, "t": t, "loss": loss, "same": same, "similarity": value})
             if value > best:
-                best, rows = value, [made]
+                best, rows = value, [made._replace(seed=row.seed + more) for more in range(asked["pictures"])]
     return Prompts(rows, log=log)
