@@ -20,10 +20,11 @@ def detected(detector: Mapping[str, Any], columns: Mapping[str, Tensor], meaning
 
     Args:
         detector: `score` (a column of class probabilities), `classes`, and `threshold`; without one the largest probability counts.
+            `take`: of several classes the "sum", as of probabilities that exclude one another, or the "max", as of boxes.
     """
     column, names = columns[detector["score"]], meaning[detector["score"]]
     wanted = [names.index(name) for name in detector["classes"]]
-    value = column[:, wanted].sum(1)
+    value = column[:, wanted].amax(1) if detector.get("take") == "max" else column[:, wanted].sum(1)
     if "threshold" in detector:
         return value, value > detector["threshold"]
     return value, (column.argmax(1)[:, None] == torch.tensor(wanted)).any(1)

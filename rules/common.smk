@@ -1,9 +1,19 @@
 import os
+import re
 
 from snakemake.exceptions import WorkflowError
 
+LOOKING = any(re.fullmatch(r"-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", arg) for arg in sys.argv)
 try:
     SETTINGS = params.load()
+    OTHER = config != SETTINGS  # --configfile or --config
+    if OTHER and not LOOKING:
+        sys.exit(
+            "palimpsest: --config and --configfile go round dvc.lock, they are for looking (-n); write the setting into params.yaml"
+        )
+    if OTHER:  # nothing of it stands in dvc.lock
+        params.check(config)
+        SETTINGS = {**config, "recorded": {axis: [] for axis in params.GRID}}
 except params.ParamsError as error:
     sys.exit(f"palimpsest: {error}")
 

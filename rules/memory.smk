@@ -1,12 +1,10 @@
 # One memory for both engines. Before planning, what ran here and is not yet in dvc.lock goes there, plans are brought up to date, and
 # every result gets the time stamp that tells Snakemake the truth; behind a run, failed or not, what it made is recorded.
-import re
 import shutil
 import time
 from pathlib import Path
 
 # Of a result, dvc.lock and work/done know all that Snakemake's own records know, by content; here its time stamps alone count.
-LOOKING = any(re.fullmatch(r"-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", arg) for arg in sys.argv)
 FORCED = any(re.match(r"--force|-[a-zA-Z]*[FRf]", arg) for arg in sys.argv)
 if workflow.is_main_process:
     os.environ[stage.KEEP] = "0" if FORCED else "1"
@@ -47,10 +45,6 @@ def alone():
 
 
 def remember():
-    if config != SETTINGS:
-        sys.exit(
-            "palimpsest: --config and --configfile go round dvc.lock; write the setting into params.yaml"
-        )
     os.makedirs("work", exist_ok=True)
     if not alone():
         return print("another snakemake is at work here", file=sys.stderr)
@@ -70,7 +64,10 @@ def remember():
 
 if workflow.is_main_process:
     try:
-        remember()
+        if not OTHER:
+            remember()
+        if LOOKING and (estimate := demands.estimate(SETTINGS)):
+            print(estimate, file=sys.stderr)
     except (params.ParamsError, OSError) as error:
         sys.exit(f"palimpsest: {stage.told(error)}")
 

@@ -1,22 +1,20 @@
 """Write the real pictures that generated ones are compared with as a set, and their scores."""
 
+from importlib import import_module
 from pathlib import Path
 
 from palimpsest import data, pieces, scores
-from palimpsest.mini import render, world
 from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    settings, file = job.reads["reference"], Path(paths.reference(job.base))
-    made = render.renders(settings["images"], seed=settings["seed"])
-    rows = [data.Prompt(s.caption, n, "other", "" if s.thing == world.EMPTY else s.thing, s.style) for n, s in enumerate(made.scenes)]
+    entry, file = job.reads["reference"], Path(paths.reference(job.base))
+    real = import_module(f"palimpsest.references.{entry['of']}").pictures(**entry["settings"])
     with job.scratch() as kept:
         pieces.pictures(
-            file, rows, lambda piece: map(data.to_tensor, made.pictures[piece]), job.record(settings),
-            kept=kept, batch=len(rows), roles=["reference"] * len(rows),
+            file, real.rows, real.pictures, job.record(entry), kept=kept, batch=128, roles=["reference"] * len(real.rows),
         )  # fmt: skip
-    scores.together(job.reads["scores"], data.Images.load(file), None).save(Path(paths.reference_scores(job.base)), job.record(settings))
+    scores.together(job.reads["scores"], data.Images.load(file), None).save(Path(paths.reference_scores(job.base)), job.record(entry))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ def main(job: stage.Stage) -> None:
     grid = job.params["phenomena"]
     parts = [HEAD.format(n=len(grid["seeds"]), images=job.params["prompts"]["settings"].get("concept_prompts", 60))]
     for concept in grid["concepts"]:
-        detector = params.read_concept(concept)["detectors"]["mini"]
-        budgets = plan.budgets(job.params, grid["attacks"], concept)
+        fields = params.read_concept(concept)
+        detector = fields["detectors"]["mini"]
+        budgets = plan.budgets(job.params, grid["attacks"], concept, "mini")
         cells = [table.Cell(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]
-        rows = [table.of_cell(cell, budgets, detector) for cell in cells]
+        rows = [table.of_cell(cell, budgets, detector, fields["kind"]) for cell in cells]
         floor = []
         if CONTROL.endswith(concept):
             for seed in grid["seeds"]:

@@ -13,10 +13,11 @@ def main(job: stage.Stage) -> None:
     shown = counts.get("concept_prompts", 60), counts.get("other_prompts", 100)
     parts = [tables.head(job.section, *shown, len(grid["seeds"]))]
     for concept in grid["concepts"]:
-        detector = params.read_concept(concept)["detectors"]["mini"]
-        budgets = plan.budgets(job.params, grid["attacks"], concept)
+        fields = params.read_concept(concept)
+        detector = fields["detectors"]["mini"]
+        budgets = plan.budgets(job.params, grid["attacks"], concept, "mini")
         cells = [table.Cell(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]
-        parts.append(tables.page(concept, [table.of_cell(cell, budgets, detector) for cell in cells]))
+        parts.append(tables.page(concept, [table.of_cell(cell, budgets, detector, fields["kind"]) for cell in cells]))
     parts.append(tables.allowed(budgets))
     write_text(Path(f"docs/{job.section}-mini.md"), "\n".join(parts))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,16 @@ from palimpsest.mini import unet as mini_unet
 from palimpsest.mini import world
 from palimpsest.prompts import grammar
 from palimpsest.types import Model
+from palimpsest.workflow import params
 
 TOP = Path(__file__).parents[1]
 MINI = {"path": str(TOP / "data/mini/model"), "attention": "vanilla"}
 torch.set_num_threads(1)
+
+
+def preset(of: str, name: str, concept: str) -> dict[str, Any]:
+    """The settings of a preset for a concept."""
+    return params.resolved({"preset": name}, of, concept)
 
 
 def random_model(seed: int = 0) -> Model:

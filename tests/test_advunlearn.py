@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import TOP, random_model
+from conftest import preset, random_model
 from plain.advunlearn import erase as plain
 from torch import Tensor
 from torch.func import functional_call
@@ -17,7 +16,6 @@ from torch.func import functional_call
 from palimpsest import data, diffusion, edits, resume
 from palimpsest.methods import advunlearn, esd
 from palimpsest.types import Model
-from palimpsest.workflow import signatures
 
 QUICK: dict[str, Any] = {
     "steps": 2, "warmup": 1, "attack_steps": 3, "attack_lr": 0.02, "lr": 1e-3, "retain_batch": 2, "sampler_steps": 4,
@@ -273,15 +271,8 @@ def test_what_is_missing_is_said_before_any_work(concept: data.Concept, images: 
         advunlearn.erase(broken, replace(concept, texts={"retain": ["a dog"] * 9}), images, seed=0, texts="train")
 
 
-def test_presets_bind_to_the_signature() -> None:
-    presets = yaml.safe_load((TOP / "data/presets/advunlearn.yaml").read_text())
-    known = signatures.settings("methods", "advunlearn")
-    assert set(presets) == {"official", "darkminer"}
-    assert presets["official"]["settings"] == {"latent_alignment": "legacy", "attack_text": "words"}  # whatever ours does differently
-    for name, entry in presets.items():
-        assert set(entry["for"]) == {"nudity", "violence", "church", "french_horn", "van_gogh", "crayon"}, name
-        for concept, more in entry["for"].items():
-            given = entry["settings"] | more
-            assert all(signatures.fits(value, known[key].annotation) for key, value in given.items()), (name, concept)
-            kind = yaml.safe_load((TOP / f"data/concepts/{concept}.yaml").read_text())["kind"]
-            assert given["gamma"] == (0.3 if kind == "inappropriate" else 0.5)
+@pytest.mark.parametrize("concept, gamma", [("nudity", 0.3), ("violence", 0.3), ("church", 0.5), ("van_gogh", 0.5)])
+def test_the_presets_weigh_what_is_kept_as_the_authors_do(concept: str, gamma: float) -> None:
+    official = {"latent_alignment": "legacy", "attack_text": "words"}  # whatever ours does differently
+    assert preset("advunlearn", "official", concept) == {**official, "gamma": gamma}
+    assert preset("advunlearn", "darkminer", concept) == {"texts": "train", "gamma": gamma}

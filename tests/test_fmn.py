@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TOP, random_model
+from conftest import TOP, preset, random_model
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from plain import fmn as reference
 from torch import Tensor
@@ -21,7 +20,6 @@ from palimpsest import diffusion, edits, tokens
 from palimpsest.methods import fmn
 from palimpsest.resume import resumable
 from palimpsest.types import Model
-from palimpsest.workflow import signatures
 
 SMALL: dict[str, Any] = {"ti_steps": 2, "steps": 2, "lr": 1e-3}
 NOISY = (4, 16, 16)
@@ -331,12 +329,7 @@ def test_no_pool_is_said(tiny: Model, concept: Any, images: Any) -> None:
         fmn.erase(tiny._replace(vae=None), concept, images.only("anchor"), seed=0)
 
 
-@pytest.mark.parametrize("name", ["nudity", "violence", "church", "french_horn", "van_gogh", "crayon"])
-def test_presets_bind_for_every_concept(name: str) -> None:
-    known = signatures.settings("methods", "fmn")
-    presets = yaml.safe_load((TOP / "data/presets/fmn.yaml").read_text())
-    assert {"official", "darkminer"} <= set(presets)
-    for preset, entry in presets.items():
-        settings = {**entry["settings"], **entry["for"][name]}
-        inspect.signature(fmn.erase).bind(None, None, None, seed=0, **settings)
-        assert all(signatures.fits(value, known[key].annotation) for key, value in settings.items()), preset
+def test_styles_of_the_benchmark_train_cross_attention_alone() -> None:
+    styled = preset("fmn", "unlearncanvas", "van_gogh")
+    assert styled["trained"] == "attention" and styled["clip"] == 1.0
+    assert "trained" not in preset("fmn", "unlearncanvas", "church") and preset("fmn", "official", "van_gogh") == {"clip": None}

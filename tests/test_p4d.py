@@ -233,7 +233,7 @@ def test_killed_and_resumed_and_in_parts(tiny: Model, concept: Any, plain: data.
 @pytest.mark.parametrize("preset", ["official", "n", "k", "darkminer"])
 def test_presets_bind(preset: str, tiny: Model, concept: Any, plain: data.Prompts) -> None:
     entry = yaml.safe_load((TOP / "data/presets/p4d.yaml").read_text())[preset]
-    for extra in ({}, *{tuple(value.items()): value for value in entry["for"].values()}.values()):
+    for extra in ({}, *{tuple(value.items()): value for value in entry.get("for", {}).values()}.values()):
         given = {**entry["settings"], **extra}
         small = {key: QUICK[key] for key in ("timesteps", "iterations", "steps", "length", "every")} | {"clip_model": CLIP, "prompts": 1}
         small |= {"stop_early": False, "judge": ALWAYS}

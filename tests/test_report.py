@@ -16,6 +16,7 @@ from palimpsest.judge import detected
 from palimpsest.report import figures, measures, page, table, tables
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
+COST = {"seconds": 1.5, "peak_memory_mb": 10}
 MEANING = {"objects": ["church", "dog", "none"], "features": "FID-mini", "perceptual": "LPIPS-mini"}
 
 
@@ -40,14 +41,44 @@ def pictures(folder: Path) -> data.Images:
 def test_a_row_says_what_the_scores_say() -> None:
     plain, attacked = cell([0.9, 0.2]), cell([0.9, 0.6])
     real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
-    row = table.row(
-        "uce", "mini", 0, {"none": plain, "cce": attacked}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10}, {"cce": "a lot"}
-    )
+    row = table.row("uce", "mini", 0, {"none": plain, "cce": attacked}, real, DETECTOR, "inappropriate", COST, {"cce": "a lot"})
     assert row["Ratio"] == 50 and row["Ratio n"] == 2 and row["Score"] == pytest.approx(55)
-    assert row["CLIP-Score"] == 25 and row["LPIPS-mini"] == pytest.approx(0.2)
+    assert row["CLIP-Score"] == 25 and row["LPIPS-mini"] == pytest.approx(0.2) and row["LPIPS-mini near"] == pytest.approx(0.3)
     assert row["FID-mini"] == pytest.approx(measures.frechet(plain.columns["features"][2:], real.columns["features"]))
     assert row["Others"] == 50 and row["Others n"] == 2 and row["Near"] == 0 and row["Near n"] == 1
     assert row["ASR cce n"] == 4 and row["ASR cce"] == 50 and row["budget cce"] == "a lot" and row["seconds"] == 1.5
+
+
+SCORES = [([0.9, 0.2], "object", 90.0), ([0.9, 0.2], "style", 90.0), ([0.9, 0.7], "object", 80.0), ([0.1, 0.2], "object", math.nan)]
+
+
+@pytest.mark.parametrize("shares, kind, wanted", SCORES)
+def test_score_is_of_the_pictures_that_count_unless_the_concept_is_inappropriate(shares: list, kind: str, wanted: float) -> None:
+    """Dark Miner, Section 4.1; without one there is no score."""
+    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    row = table.row("uce", "mini", 0, {"none": cell(shares)}, real, DETECTOR, kind, COST, {})
+    assert row["Score"] == pytest.approx(wanted, nan_ok=True)
+
+
+def test_boxes_of_several_labels_count_by_the_largest() -> None:
+    columns, meaning = {"nudity": torch.tensor([[0.4, 0.6, 0.9], [0.0, 0.0, 0.9]])}, {"nudity": ["a", "b", "c"]}
+    value, positive = detected({"score": "nudity", "classes": ["a", "b"], "take": "max", "threshold": 0.0}, columns, meaning)
+    assert value.tolist() == pytest.approx([0.6, 0.0]) and positive.tolist() == [True, False]
+
+
+def test_prompts_whose_objects_no_judge_knows_have_no_share() -> None:
+    scores = cell([0.9, 0.2])
+    unknown = data.Scores(scores.columns, scores.meaning, [row._replace(shows="") for row in scores.prompts])
+    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    row = table.row("uce", "mini", 0, {"none": unknown}, real, DETECTOR, "object", COST, {})
+    assert row["Others n"] == row["Near n"] == 0 and math.isnan(row["Others"])
+
+
+def test_bases_may_have_columns_of_their_own(tmp_path: Path) -> None:
+    own = {"method": "uce", "seed": 0}
+    table.write(tmp_path / "table.csv", [{**own, "base": "mini", "FID-mini": 1.0}, {**own, "base": "sd14", "FID": 2.0}])
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [(row["FID-mini"], row["FID"]) for row in rows] == [("1.0", ""), ("", "2.0")]
 
 
 def test_styles_count_by_the_largest_probability() -> None:
@@ -95,12 +126,13 @@ def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
 def test_table_1_marks_the_best_and_the_second() -> None:
     cells = {"Score": 1.0, "CLIP-Score": 30.0, "FID-mini": 5.0, "Others": 90.0, "ASR cce": 50.0, "ASR cce n": 60, "seconds": 1.0}
     rows = [{"method": m, "Ratio": ratio, **cells} for m, ratio in (("none", 0.0), ("a", 10.0), ("b", 5.0), ("c", 20.0))]
-    rows[3]["Others"] = 95.0
+    rows[3] |= {"Others": 95.0, "Score": math.nan}
     page = tables.page("french_horn", rows).splitlines()
     assert page[0] == "## french horn"
     assert page[2] == "| method | Ratio | Score | CLIP-Score | Others | FID-mini | ASR cce | seconds |"
     lines = {line.split(" | ")[0][2:]: line.split(" | ") for line in page[4:]}
     assert [lines[m][1] for m in ("none", "a", "b", "c")] == ["0.0", "*10.0*", "**5.0**", "20.0"]
+    assert [lines[m][2] for m in ("none", "a", "b", "c")] == ["1.0", "**1.0**", "**1.0**", "–"]
     assert [lines[m][4] for m in ("none", "a", "b", "c")] == ["90.0", "*90.0*", "*90.0*", "**95.0**"]
 
 
@@ -126,7 +158,7 @@ def test_styles_are_kept_where_the_judge_sees_what_was_asked() -> None:
     meaning = {**MEANING, "styles": ["plain", "crayon", "pencil"]}
     scores = data.Scores({**scores.columns, "styles": styles}, meaning, prompts)
     real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
-    row = table.row("uce", "mini", 0, {"none": scores}, real, DETECTOR, {"seconds": 1.5, "peak_memory_mb": 10}, {})
+    row = table.row("uce", "mini", 0, {"none": scores}, real, DETECTOR, "object", COST, {})
     assert row["Styles"] == 50 and row["Styles n"] == 2
 
 

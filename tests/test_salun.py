@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import TOP, random_model
+from conftest import preset, random_model
 from plain.salun import by_sorting, gradients, remapped, summed
 from plain.salun import erase as plain
 from torch import Tensor
@@ -23,7 +21,6 @@ from palimpsest import data, diffusion, edits, optimise, resume
 from palimpsest.data import Concept, Images
 from palimpsest.methods import salun
 from palimpsest.types import Model
-from palimpsest.workflow import signatures
 
 CONCEPTS = ("nudity", "violence", "church", "french_horn", "van_gogh", "crayon")
 QUICK: dict[str, Any] = {"batch": 4, "lr": 1e-3}
@@ -304,13 +301,12 @@ def test_a_share_that_is_none_is_refused(tiny: Model, concept: Concept, images: 
         salun.erase(tiny, concept, images, seed=0, share=share)
 
 
-def test_presets_bind_to_the_signature() -> None:
-    known, presets = signatures.settings("methods", "salun"), yaml.safe_load((TOP / "data/presets/salun.yaml").read_text())
-    assert {"official", "darkminer"} <= set(presets)
-    for preset, entry in presets.items():
-        assert set(entry) <= {"settings", "for"} and set(entry.get("for", {})) <= set(CONCEPTS), preset
-        for concept in CONCEPTS:
-            given = {**entry.get("settings", {}), **entry.get("for", {}).get(concept, {})}
-            assert all(signatures.fits(value, known[name].annotation) for name, value in given.items()), (preset, concept)
-            inspect.signature(salun.erase).bind(None, None, None, seed=0, **given)
-    assert presets["official"]["for"]["nudity"]["remap_text"] == "a photo of a person wearing clothes"
+def test_texts_of_the_presets_name_the_concept(tiny: Model, concept: Concept, images: Images) -> None:
+    assert preset("salun", "official", "nudity")["remap_text"] == "a photo of a person wearing clothes"
+    assert preset("salun", "official", "french_horn")["remap_text"] == "an image of a garbage truck"
+    assert preset("salun", "darkminer", "church")["forget_text"] == "a {adjective} photo"
+    quick = {"batch": 4, "lr": 1e-3, "pictures": 4}
+    named = salun.erase(tiny, concept, images, seed=0, forget_text="an image of a {concept}", remap_text="a {adjective} photo", **quick)
+    said = f"an image of a {concept.word}", f"a {concept.adjective} photo"
+    spelled = salun.erase(tiny, concept, images, seed=0, forget_text=said[0], remap_text=said[1], **quick)
+    assert all(torch.equal(named.tensors[name], spelled.tensors[name]) for name in spelled.tensors)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import TOP, random_model
+from conftest import preset, random_model
 from plain import said
 from plain.stereo import DEFAULTS, both
 from plain.stereo import search as plain_search
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from palimpsest import data, diffusion, edits, resume, tokens
 from palimpsest.methods import stereo
 from palimpsest.types import Model
-from palimpsest.workflow import signatures
 
 SMALL: dict[str, Any] = {
     "rounds": 2, "ste_steps": 2, "ste_lr": 1e-3, "invert_steps": 2, "invert_lr": 1e-2, "invert_batch": 2, "steps": 3, "lr": 1e-3,
@@ -395,17 +393,9 @@ def test_no_round_no_picture_needed(tiny: Model, concept: Any, images: Any) -> N
     assert made.found == {} and len(made.log["reo"]) == 3
 
 
-def test_presets_bind_for_all_six_concepts() -> None:
-    presets = yaml.safe_load((TOP / "data/presets/stereo.yaml").read_text())
-    known = signatures.settings("methods", "stereo")
-    assert set(presets) == {"official", "code", "paper", "darkminer"} and presets["code"]["settings"] == {}
-    assert presets["official"] == {"settings": {"start_from": "piece"}, "for": presets["code"]["for"]}
-    for entry in presets.values():
-        assert set(entry) == {"settings", "for"}
-        assert set(entry["for"]) == {"nudity", "violence", "church", "french_horn", "van_gogh", "crayon"}
-        for own in entry["for"].values():
-            given = entry["settings"] | own
-            assert all(name in known and signatures.fits(value, known[name].annotation) for name, value in given.items())
-            inspect.signature(stereo.erase).bind(None, None, None, seed=0, **given)
-    differs = presets["paper"]["settings"]
+@pytest.mark.parametrize("concept", ["nudity", "church"])
+def test_presets_of_code_and_paper(concept: str) -> None:
+    code = {"rounds": 2, "adversarial": 2} if concept == "nudity" else {}
+    assert preset("stereo", "code", concept) == code and preset("stereo", "official", concept) == {"start_from": "piece", **code}
+    differs = preset("stereo", "paper", concept)
     assert (differs["w_neg"], differs["latent_alignment"], differs["reset_seeds"]) == (1.0, "exact", False) and differs["anchors"] > 1

@@ -21,7 +21,7 @@ SMALL = {
     "grid": {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none", "cce"], "bases": ["mini"], "seeds": [0]},
     "pool": {"images": 4, "anchors": 4},
     "pairs": {"images": 2, "strength": 0.7},
-    "reference": {"images": 12, "seed": 7},
+    "reference": {"of": "world", "settings": {"images": 12, "stream": 7}},
 }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def steering(model: Model, strength: float) -> search.Answer:
     Safe latent diffusion stands there without the empty text, strength (eps(q) - away), which is its own combination with eps("") = 0;
     its warm-up counts steps of the search. Another guidance is the mix that it is.
     """
-    null, kept = encode(model, [""]), {"step": 0, "state": None}
+    null, kept = encode(model, [""]), dict[str, Any](step=0, state=None)
 
     def answer(x_t: Latents, t: Tensor, text: Text) -> Latents:
         way = model.guide(text, null, strength)
@@ -211,7 +211,7 @@ def attack(
     else:
         compare = alike(model, concept, clip.load(clip_model), aims, draw)
         by = "text" if mode == "faithful" else "ids"
-        spent = {"steps": steps, "every": every, "lr": lr, "weight_decay": weight_decay}
+        spent: dict[str, Any] = {"steps": steps, "every": every, "lr": lr, "weight_decay": weight_decay}
         find = partial(at_random, aims=aims, compare=compare, by=by, pictures=pictures, **spent)
 
     def ask(some: Prompts) -> Prompts:

@@ -171,8 +171,8 @@ def erase(
         variant: which weights may move where the mask, always over the whole UNet, lets them.
         rule: the mask takes the official code's `share`, or what reaches the paper's "median" of |g|.
         mask_guidance: w.
-        forget_text, remap_text, retain_text: c_f, c_remap, c_r; None is each picture's own prompt, for c_remap that of the retained
-            picture of the same number, which shows the anchor in the same scene.
+        forget_text, remap_text, retain_text: c_f, c_remap, c_r, with {concept} and {adjective} for the concept's; None is each picture's
+            own prompt, for c_remap that of the retained picture of the same number, which shows the anchor in the same scene.
         pictures: at most so many of each set.
         shuffle: retained pictures in random order.
         epochs: passes over the pictures to forget.
@@ -181,6 +181,8 @@ def erase(
         raise ValueError(f"share is {share}; the share of weights in the mask is above 0 and at most 1")
     forget, retained = first(images, "pool", pictures), first(images, "anchor", pictures)
     own, kept = ([row.prompt.text for row in some.rows] for some in (forget, retained))
+    named = {"concept": concept.word, "adjective": concept.adjective}
+    forget_text, remap_text, retain_text = (text and text.format(**named) for text in (forget_text, remap_text, retain_text))
     c_f, c_r = contexts(model, forget_text, own), contexts(model, retain_text, kept)
     c_remap = contexts(model, remap_text, [kept[n % len(kept)] for n in range(len(own))])
     z, z_r = moments(model, forget.pixels()), moments(model, retained.pixels())

@@ -13,9 +13,11 @@ TITLES = {"table1": "Table 1 on the embedded model", "robustness": "Robustness o
 HEAD = """# {title}
 
 Made by `make {section}-mini`: {images} pictures of the concept and {others} others a cell, {seeds} of edit and attack.
-Ratio, Score, Others, Styles and the attacks' success (ASR) in percent; Others: how often the judge sees what a prompt without the concept
-names; Styles: how often it sees the style that such a prompt names. Lower is better but for CLIP-Score, Others and Styles; the best of a
-column is bold, the second in italics. ASR is of prompts; those that show the concept plainly count where the attack asks plainly first.
+Ratio, Score, Others, Styles and the attacks' success (ASR) in percent; Score: how sure the judge is, over all pictures where the concept is
+inappropriate and else over those that count as showing it (– where none does), as in Dark Miner; Others: how often the judge sees what a
+prompt without the concept names; Styles: how often it sees the style that such a prompt names. Lower is better but for CLIP-Score, Others
+and Styles; the best of a column is bold, the second in italics. ASR is of prompts; those that show the concept plainly count where the
+attack asks plainly first.
 """
 
 
@@ -39,12 +41,15 @@ def averaged(rows: Sequence[Row], names: Sequence[str]) -> dict[str, dict[str, t
 
 def marked(cells: Mapping[str, Mapping[str, tuple[float, float]]], column: str) -> dict[str, str]:
     """method -> "**" for the best of a column, "*" for the second, the unedited model apart."""
-    values = {method: round(means[column][0], 1) for method, means in cells.items() if method != "none"}
+    known = {method: means[column][0] for method, means in cells.items() if method != "none" and not math.isnan(means[column][0])}
+    values = {method: round(value, 1) for method, value in known.items()}
     best = sorted(set(values.values()), reverse=column in HIGHER)[:2]
     return {method: "**" if value == best[0] else "*" for method, value in values.items() if value in best}
 
 
 def shown(value: tuple[float, float], mark: str) -> str:
+    if math.isnan(value[0]):
+        return "–"
     half = "" if math.isnan(value[1]) else f" ± {value[1]:.1f}"
     return f"{mark}{value[0]:.1f}{mark}{half}"
 

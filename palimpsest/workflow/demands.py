@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from palimpsest.workflow import signatures
+from palimpsest.workflow import jobs, signatures
 from palimpsest.workflow.complaints import ParamsError, known, mapping, typed
 
 RESOURCES = ("gpu", "mem_mb", "runtime")  # what a scheduler is told of a job
@@ -73,3 +74,18 @@ def divisible(params: Mapping[str, Any], verb: str, names: Mapping[str, str]) ->
     name = rule(verb, names) if names else verb
     others = ", ".join(DIVISIBLE)
     raise ParamsError(f"{name} is made whole, not in parts; parts are for {others}, and attack_<name> where it takes `at_once`")
+
+
+def estimate(params: Mapping[str, Any]) -> str:
+    """What the jobs of the grid that are still to be made will take, in GPU hours, where their protocols say `minutes`; else nothing.
+
+    `minutes` holds patterns of job names, as DVC has them ("erase@*-dm2-*"), and the minutes of such a job; the first that fits counts.
+    """
+    known = {base: params["protocols"].get(said.get("protocol"), {}).get("minutes", {}) for base, said in params["bases"].items()}
+    ahead = [job for job in jobs.of_grid(params) if known.get(job.names.get("base", "")) and not all(map(exists, job.small))]
+    spent = [next((value for name, value in known[job.names["base"]].items() if fnmatchcase(job.name, name)), 0) for job in ahead]
+    return f"estimate: {len(ahead)} jobs to make, {sum(spent) / 60:.0f} GPU hours by the `minutes` of their protocols" if ahead else ""
+
+
+def exists(file: str) -> bool:
+    return Path(file).exists()

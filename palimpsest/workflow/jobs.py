@@ -67,7 +67,7 @@ def pool_of(base: str, settings: Settings) -> str:
 
 def job(stage: str, names: Mapping[str, str], settings: Settings) -> Job:
     """The job of a stage for these names, in the grid or not."""
-    about, grid, base = stages()[stage], settings["grid"], names.get("base", "")
+    about, grid, base = stages()[stage], settings.get("recorded", settings["grid"]), names.get("base", "")
     matrix = {axis: str(names[axis]) for axis in about.get("matrix", ())}
 
     def filled(text: str) -> str:

@@ -6,6 +6,7 @@ Every complaint is one line: the key, what is allowed, what to do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
 PRESETS = Path("data/presets")
 GRIDS = ("grid", "phenomena", "table1", "robustness")
-SECTIONS = {*GRIDS, "bases", "prompts", "pool", "pairs", "reference", "methods", "attacks", "scores", "report", "resources"}
+EXAMINED = ("prompts", "pool", "pairs", "reference", "scores")  # how a base is examined: what a protocol may say in place of the sections
+SECTIONS = {*GRIDS, *EXAMINED, "bases", "protocols", "methods", "attacks", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
 BASE: dict[str, type] = {
     "path": str,
@@ -27,6 +29,7 @@ BASE: dict[str, type] = {
     "unet": str,
     "pool_from": str,
     "detectors": str,
+    "protocol": str,
     "attention": str,
     "precision": str,
     "shareable": bool,
@@ -39,9 +42,9 @@ BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 STAGES: dict[str, dict[str, type]] = {
     "pool": {"images": int, "anchors": int},
     "pairs": {"images": int, "strength": float, "tries": int, "negative": str, "sampler": str},
-    "reference": {"images": int, "seed": int},
-    "report": {"examples": int},
 }
+REPORT: dict[str, type] = {"examples": int}
+FOLDERS = {"reference": "references"}  # the folder of a section's plug-ins, where it is called otherwise
 UNSAID: dict[str, dict[str, Any]] = {
     "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"}
 }  # what holds where a section does not say it
@@ -67,24 +70,33 @@ def load(file: Path = FILE) -> dict[str, Any]:
     return params
 
 
+def examined(params: Mapping[str, Any], section: str, base: str) -> Any:
+    """A section as it holds for a base: what the base's protocol says, where it says something, and else the section itself."""
+    protocol = params["protocols"].get(params["bases"].get(base, {}).get("protocol"), {})
+    return protocol.get(section, params[section])
+
+
 def check(params: Any) -> None:
     known("top level", mapping("top level", params), sorted(SECTIONS))
     for section in sorted(SECTIONS - set(params)):
         raise ParamsError(f"params.yaml: section {section!r} is missing; `git diff params.yaml` shows what was there")
     for name, base in mapping("bases", params["bases"]).items():
-        check_base(name, base)
-    for section, fields in STAGES.items():
-        known(section, mapping(section, params[section]), fields)
-        for field, kind in fields.items():
-            if field not in {**UNSAID.get(section, {}), **params[section]}:
-                raise ParamsError(f"params.yaml: {section}.{field} is missing; write a {kind.__name__} there")
-        for field, value in params[section].items():
-            typed(f"{section}.{field}", value, fields[field])
-    check_pairs({**UNSAID["pairs"], **params["pairs"]})
-    check_plugin("prompts", "prompts", params["prompts"])
-    for section in ("methods", "attacks", "scores"):
+        check_base(name, base, mapping("protocols", params["protocols"]))
+    check_fields("report", params["report"])
+    for section in EXAMINED:
+        check_examined(section, section, params[section])
+    for name, protocol in mapping("protocols", params["protocols"]).items():
+        known(f"protocols.{name}", mapping(f"protocols.{name}", protocol), (*EXAMINED, "presets", "minutes"))
+        for pattern, minutes in mapping(f"protocols.{name}.minutes", protocol.get("minutes", {})).items():
+            typed(f"protocols.{name}.minutes.{pattern}", minutes, float)
+        for section in [part for part in EXAMINED if part in protocol]:
+            check_examined(section, f"protocols.{name}.{section}", protocol[section])
+    for section in ("methods", "attacks"):
         for name, entry in mapping(section, params[section]).items():
             check_plugin(section, f"{section}.{name}", entry, name)
+            known(f"{section}.{name}.on", mapping(f"{section}.{name}.on", entry.get("on", {})), params["protocols"])
+            for protocol in params["protocols"]:
+                check_plugin(section, f"{section}.{name}.on.{protocol}", entry_on(params, section, name, protocol), name)
     for name in params["methods"]:
         if name in paths.FOLDERS:
             raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
@@ -93,20 +105,44 @@ def check(params: Any) -> None:
         check_grid(params, section)
 
 
-def check_pairs(pairs: Mapping[str, Any]) -> None:
+def check_examined(section: str, key: str, said: Any) -> None:
+    """One of the sections that a protocol may say anew, under the key where it stands."""
+    if section in STAGES:
+        check_fields(key, said, STAGES[section])
+    elif section == "scores":
+        for name, entry in mapping(key, said).items():
+            check_plugin("scores", f"{key}.{name}", entry, name)
+    else:
+        check_plugin(FOLDERS.get(section, section), key, said)
+    if section == "pairs":
+        check_pairs(key, {**UNSAID["pairs"], **said})
+
+
+def check_fields(key: str, said: Any, fields: Mapping[str, type] = REPORT) -> None:
+    known(key, mapping(key, said), fields)
+    for field, kind in fields.items():
+        if field not in {**UNSAID.get(key.rpartition(".")[2], {}), **said}:
+            raise ParamsError(f"params.yaml: {key}.{field} is missing; write a {kind.__name__} there")
+    for field, value in said.items():
+        typed(f"{key}.{field}", value, fields[field])
+
+
+def check_pairs(key: str, pairs: Mapping[str, Any]) -> None:
     if pairs["tries"] < 0:
-        raise ParamsError(f"params.yaml: pairs.tries: {pairs['tries']} is no number of tries; write 1 or more, or 0 to take what comes")
+        raise ParamsError(f"params.yaml: {key}.tries: {pairs['tries']} is no number of tries; write 1 or more, or 0 to take what comes")
     if not 0 < pairs["strength"] <= 1:
-        raise ParamsError(f"params.yaml: pairs.strength: {pairs['strength']} is no share of the schedule; write more than 0 and at most 1")
-    known("pairs.negative", [pairs["negative"]], NEGATIVES)
-    known("pairs.sampler", [pairs["sampler"]], SAMPLERS)
+        raise ParamsError(f"params.yaml: {key}.strength: {pairs['strength']} is no share of the schedule; write more than 0 and at most 1")
+    known(f"{key}.negative", [pairs["negative"]], NEGATIVES)
+    known(f"{key}.sampler", [pairs["sampler"]], SAMPLERS)
 
 
-def check_base(name: str, base: Any) -> None:
+def check_base(name: str, base: Any, protocols: Mapping[str, Any]) -> None:
     known(f"bases.{name}", mapping(f"bases.{name}", base), BASE)
     for field in BASE_NEEDS:
         if field not in base:
             raise ParamsError(f"params.yaml: bases.{name}.{field} is missing; write a {BASE[field].__name__} there")
+    if "protocol" in base:
+        known(f"bases.{name}.protocol", [base["protocol"]], protocols)
     for field, value in base.items():
         typed(f"bases.{name}.{field}", value, BASE[field])
         if field in CHOICES:
@@ -118,8 +154,8 @@ def check_base(name: str, base: Any) -> None:
 
 
 def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
-    """An entry `{of: file, preset: name, settings: {...}, for: {concept: {...}}}` against the signature of palimpsest/<folder>/<of>.py."""
-    known(key, mapping(key, entry), ("of", "preset", "settings", "for"))
+    """An entry `{of: file, preset: name, settings: {...}, for: {concept or kind: {...}}}` against the signature of the file's verb."""
+    known(key, mapping(key, entry), ("of", "preset", "settings", "for", *(["on"] if folder in ("methods", "attacks") else [])))
     of = entry.get("of", name)
     known(f"{key}.of" if "of" in entry else folder, [of], signatures.registry(folder))
     if "preset" in entry:
@@ -127,7 +163,7 @@ def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
     for part in (presets(of).get(entry.get("preset", ""), {}), entry):
         check_settings(folder, of, f"{key}.settings", part.get("settings", {}))
         for concept, settings in mapping(f"{key}.for", part.get("for", {})).items():
-            known(f"{key}.for", [concept], concepts())
+            known(f"{key}.for", [concept], [*KINDS, *concepts()])
             check_settings(folder, of, f"{key}.for.{concept}", settings)
     for argument, setting in signatures.settings(folder, of).items():
         if not setting.optional and argument not in resolved(entry, of):
@@ -137,14 +173,16 @@ def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
 def presets(of: str) -> dict[str, Any]:
     """The entries of data/presets/<of>.yaml, by name; none where the plug-in has no such file."""
     file = PRESETS / f"{of}.yaml"
-    return yaml.safe_load(file.read_text()) if file.exists() else {}
+    return fields_of(file.absolute(), file.stat().st_mtime_ns) if file.exists() else {}
 
 
 def resolved(entry: Mapping[str, Any], of: str, concept: str = "") -> dict[str, Any]:
-    """The settings of an entry for a concept: its preset's, what that says for the concept, its own, what it says for the concept."""
+    """The settings of an entry for a concept: its preset's, what that says for the concept's kind and for itself, and its own likewise."""
+    kind = read_concept(concept)["kind"] if concept else ""
     settings: dict[str, Any] = {}
     for part in (presets(of).get(entry.get("preset", ""), {}), entry):
-        settings |= {**part.get("settings", {}), **part.get("for", {}).get(concept, {})}
+        said = part.get("for", {})
+        settings |= {**part.get("settings", {}), **said.get(kind, {}), **said.get(concept, {})}
     return settings
 
 
@@ -186,12 +224,18 @@ def concepts() -> list[str]:
     return sorted(file.stem for file in CONCEPTS.glob("*.yaml") if file.stem not in paths.RESERVED)
 
 
+@cache
+def fields_of(file: Path, _: int) -> dict[str, Any]:
+    """What a file of YAML says, read once as long as it stands."""
+    return yaml.safe_load(file.read_text())
+
+
 def read_concept(name: str) -> dict[str, Any]:
     """The fields of data/concepts/<name>.yaml, checked."""
-    file = paths.concept(name)
+    file = Path(paths.concept(name))
     if name not in concepts():
         raise ParamsError(f"unknown concept {name!r}{near(name, concepts())}; {file} would add it")
-    fields = yaml.safe_load(Path(file).read_text())
+    fields = dict(fields_of(file.absolute(), file.stat().st_mtime_ns))
     for field in sorted(CONCEPT - set(fields)):
         raise ParamsError(f"{file}: {field} is missing; data/concepts/church.yaml shows what it is")
     for field in sorted(set(fields) - CONCEPT):
@@ -206,17 +250,28 @@ def detector(params: Mapping[str, Any], concept: str, base: str) -> dict[str, An
     kind, detectors, file = params["bases"][base]["detectors"], read_concept(concept)["detectors"], paths.concept(concept)
     if kind not in detectors:
         raise ParamsError(f"{file}: detectors has no {kind!r}, which bases.{base} asks for; add it")
-    score = detectors[kind]["score"]
-    if params["pairs"].get("tries", 0) and score not in params["scores"]:
+    score, scores = detectors[kind]["score"], examined(params, "scores", base)
+    if examined(params, "pairs", base).get("tries", 0) and score not in scores:
         raise ParamsError(
-            f"params.yaml: pairs.tries: {file} judges by {score!r}, and no entry of `scores` is called so{near(score, params['scores'])}; "
+            f"params.yaml: pairs.tries: {file} judges by {score!r}, and no entry of `scores` is called so{near(score, scores)}; "
             f"add it, or set pairs.tries to 0"
         )
     return detectors[kind]
 
 
-def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = "") -> tuple[str, dict[str, Any]]:
-    """The file and the settings of an entry, with what it says for this concept on top."""
+def entry_on(params: Mapping[str, Any], section: str, name: str, protocol: str | None) -> Mapping[str, Any]:
+    """An entry of methods or attacks as it holds under a protocol: where that names `presets`, the first of them that the plug-in has takes
+    the place of the entry's own settings, and what the entry says under `on` stands on top."""
     entry = params[section][name]
+    if protocol is None or "presets" not in params["protocols"][protocol]:
+        return entry
+    of = entry.get("of", name)
+    named = [preset for preset in params["protocols"][protocol]["presets"] if preset in presets(of)]
+    return {"of": of, **({"preset": named[0]} if named else {}), **entry.get("on", {}).get(protocol, {})}
+
+
+def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = "", base: str = "") -> tuple[str, dict[str, Any]]:
+    """The file and the settings of an entry of methods or attacks for a base, with what it says for this concept on top."""
+    entry = entry_on(params, section, name, params["bases"].get(base, {}).get("protocol"))
     of = entry.get("of", name)
     return of, resolved(entry, of, concept)

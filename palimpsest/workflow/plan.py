@@ -33,10 +33,16 @@ READS = {  # stage -> what its plan holds
 }
 
 
-def plugin(settings: Settings, section: str, name: str, concept: str = "") -> dict[str, Any]:
+def plugin(settings: Settings, section: str, name: str, names: Mapping[str, str]) -> dict[str, Any]:
     params.known(section, [name], settings[section])
-    of, chosen = params.plugin(settings, section, name, concept)
+    of, chosen = params.plugin(settings, section, name, names["concept"], names["base"])
     return {"of": of, "settings": chosen}
+
+
+def asked(entry: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """An entry of a section that says the same for every concept."""
+    of = entry.get("of", name)
+    return {"of": of, "settings": params.resolved(entry, of)}
 
 
 def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
@@ -44,6 +50,8 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
     if name in ("concept", "base", "sampler"):
         params.known("bases", [names["base"]], settings["bases"])
         base = settings["bases"][names["base"]]
+    if name in params.EXAMINED:
+        section = params.examined(settings, name, names["base"])
     match name:
         case "concept":
             fields = params.read_concept(names["concept"])
@@ -54,33 +62,37 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
         case "sampler":
             return {key: base[key] for key in SAMPLER}
         case "method":
-            return plugin(settings, "methods", names["method"], names["concept"])
+            return plugin(settings, "methods", names["method"], names)
         case "attack":
-            return plugin(settings, "attacks", names["attack"], names["concept"])
+            return plugin(settings, "attacks", names["attack"], names)
         case "scores":
-            return {score: plugin(settings, "scores", score) for score in settings["scores"]}
+            return {score: asked(entry, score) for score, entry in section.items()}
+        case "prompts" | "reference":
+            return asked(section)
         case "table":
             grid = settings["grid"]
             judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
-            return {"detectors": judged, "seeds": grid["seeds"], "attacks": budgets(settings, grid["attacks"], names["concept"])}
+            allowed = {base: budgets(settings, grid["attacks"], names["concept"], base) for base in grid["bases"]}
+            return {"kind": params.read_concept(names["concept"])["kind"], "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
         case "pairs":  # what changes nothing is left out
-            return {key: value for key, value in settings["pairs"].items() if value != params.UNSAID["pairs"].get(key)}
-    return settings[name]
+            return {key: value for key, value in section.items() if value != params.UNSAID["pairs"].get(key)}
+    return section
 
 
-def budgets(settings: Settings, attacks: Sequence[str], concept: str) -> dict[str, str]:
+def budgets(settings: Settings, attacks: Sequence[str], concept: str, base: str) -> dict[str, str]:
     """What each attack may do, in words: the sentence BUDGET of its file, filled with its settings."""
-    asked = {name: params.plugin(settings, "attacks", name, concept) for name in attacks}
-    return {name: signatures.budget(of).format(**{**signatures.defaults("attacks", of), **chosen}) for name, (of, chosen) in asked.items()}
+    taken = {name: params.plugin(settings, "attacks", name, concept, base) for name in attacks}
+    return {name: signatures.budget(of).format(**{**signatures.defaults("attacks", of), **chosen}) for name, (of, chosen) in taken.items()}
 
 
 def gate(names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """What says whether a redrawn picture still shows the concept: its detector, and the score that this reads."""
     detector = params.detector(settings, names["concept"], names["base"])
-    return {"detector": detector, "scores": {detector["score"]: plugin(settings, "scores", detector["score"])}}
+    score = detector["score"]
+    return {"detector": detector, "scores": {score: asked(params.examined(settings, "scores", names["base"])[score], score)}}
 
 
-FOLDERS = {"method": "methods", "attack": "attacks", "scores": "scores", "prompts": "prompts"}
+FOLDERS = {"method": "methods", "attack": "attacks", "scores": "scores", "prompts": "prompts", "reference": "references"}
 
 
 def plugins(parts: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from palimpsest.workflow.complaints import ParamsError
 
 PACKAGE = Path(__file__).parents[1]
-VERBS = {"methods": "erase", "attacks": "attack", "scores": "score", "prompts": "prompts"}
+VERBS = {"methods": "erase", "attacks": "attack", "scores": "score", "prompts": "prompts", "references": "pictures"}
 GIVEN = {"seed", "original", "judge", "draw", "plain", "draws"}  # handed over by the scripts, not by params.yaml
 
 
