@@ -27,6 +27,7 @@ configfile: "params.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/external.smk"
 include: "rules/pools.smk"
 include: "rules/erase.smk"
 include: "rules/attack.smk"

@@ -54,7 +54,8 @@ def needs(verb, **bound):
         if outside and workflow.is_main_process:
             # Snakemake looks into a folder once; of what comes later it must be told
             workflow.iocache.exists_local[str(plan.bring(job, SETTINGS))] = True
-        return job.files
+        # its plan says what is to be fetched, whenever it came
+        return [*job.files, *map(ancient, plan.fetched(job, SETTINGS))]
 
     return files
 

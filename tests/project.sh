@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 settings = yaml.safe_load(Path("params.yaml").read_text())
 settings["grid"] = {"concepts": ["church"], "methods": ["none"], "attacks": ["none"], "bases": ["mini"], "seeds": [0]}
-settings |= {"pool": {"images": 4, "anchors": 4}, "pairs": {"images": 2, "strength": 0.7}, "reference": {"images": 12, "seed": 7}}
+settings |= {"pool": {"images": 4, "anchors": 4}, "pairs": {"images": 2, "strength": 0.7}, "reference": {"of": "world", "settings": {"images": 12, "stream": 7}}}
 settings["bases"]["mini"] |= {"steps": 2, "batch": 4}
 settings["prompts"]["settings"] = {"concept_prompts": 4, "other_prompts": 8, "train_texts": 4}
 for section, changed in (yaml.safe_load(sys.argv[1]) or {}).items():

@@ -18,10 +18,10 @@ from palimpsest.workflow import params, signatures
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the graph is built from."""
-    for name in ("params.yaml", "Snakefile", "dvc.yaml", "accepted.yaml"):
-        shutil.copy(TOP / name, tmp_path / name)
-    for name in ("rules", "data/concepts", "data/presets", "scripts"):
+    for name in ("rules", "data/concepts", "data/presets", "params", "scripts"):
         shutil.copytree(TOP / name, tmp_path / name)
+    for name in ("params.yaml", "Snakefile", "dvc.yaml", "accepted.yaml", "data/external.yaml"):
+        shutil.copy(TOP / name, tmp_path / name)
     (tmp_path / "data/mini").symlink_to(TOP / "data/mini")
     monkeypatch.chdir(tmp_path)
     return tmp_path

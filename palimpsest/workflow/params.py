@@ -18,6 +18,7 @@ from palimpsest.workflow.complaints import ParamsError, known, mapping, near, ty
 FILE = Path("params.yaml")
 CONCEPTS = Path("data/concepts")
 PRESETS = Path("data/presets")
+EXTERNAL = Path("data/external.yaml")
 GRIDS = ("grid", "phenomena", "table1", "robustness")
 EXAMINED = ("prompts", "pool", "pairs", "reference", "scores")  # how a base is examined: what a protocol may say in place of the sections
 SECTIONS = {*GRIDS, *EXAMINED, "bases", "protocols", "methods", "attacks", "report", "resources"}
@@ -168,6 +169,11 @@ def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
     for argument, setting in signatures.settings(folder, of).items():
         if not setting.optional and argument not in resolved(entry, of):
             raise ParamsError(f"params.yaml: {key}.settings.{argument} is missing; palimpsest/{folder}/{of}.py says what it is")
+
+
+def external() -> dict[str, dict[str, str]]:
+    """What is fetched: place -> address, digest and how it is made (data/external.yaml)."""
+    return fields_of(EXTERNAL.absolute(), EXTERNAL.stat().st_mtime_ns) if EXTERNAL.exists() else {}
 
 
 def presets(of: str) -> dict[str, Any]:

@@ -113,7 +113,9 @@ def texts(value: Any) -> Iterator[str]:
 
 @cache
 def content(place: str) -> str:
-    """Hash of a file or a folder of weights; of a folder that DVC tracks, what DVC says of it."""
+    """Hash of a file or a folder of weights; of a folder that DVC tracks, what DVC says of it, and of what is fetched, what is to come."""
+    if place in params.external():
+        return hashlib.sha256(json.dumps(params.external()[place], sort_keys=True).encode()).hexdigest()[:16]
     path, tracked = Path(place), Path(f"{place}.dvc")
     if tracked.exists():
         return sha256(tracked)[:16]
@@ -147,14 +149,25 @@ def remembered(file: Path) -> str:
     return memo()[str(file)][2]
 
 
-def plan(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
-    """Everything that the job reads besides other jobs' results."""
+def asked_of(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """The settings that a job reads, by what they are about."""
     parts = {name: part(name, names, settings) for name in READS[stage]}
     if "tries" in parts.get("pairs", {}):
         parts |= gate(names, settings)
     if stage == "attack" and {"draw", "judge"} & signatures.given("attacks", parts["attack"]["of"]):  # an attack that looks at pictures
         parts |= {"sampler": part("sampler", names, settings), **gate(names, settings)}
-    files = {text: content(text) for text in sorted(set(texts(parts))) if "/" in text and Path(text).exists()}
+    return parts
+
+
+def fetched(job: jobs.Job, settings: Settings) -> list[str]:
+    """What a job names of the things that are fetched."""
+    return sorted(set(texts(asked_of(job.stage, job.names, settings))) & set(params.external()))
+
+
+def plan(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """Everything that the job reads besides other jobs' results."""
+    parts, known = asked_of(stage, names, settings), params.external()
+    files = {text: content(text) for text in sorted(set(texts(parts))) if "/" in text and (text in known or Path(text).exists())}
     return {**parts, "files": files, "code": code.all_of(f"scripts/{stage}.py", *plugins(parts))}
 
 
