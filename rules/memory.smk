@@ -72,6 +72,11 @@ if workflow.is_main_process:
         sys.exit(f"palimpsest: {stage.told(error)}")
 
 
+onstart:
+    # it starts no more than 100 jobs a second, and for that looks at all ready ones once a second, once for every job that has ended (9.27)
+    workflow.scheduler.job_rate_limiter = None
+
+
 onsuccess:
     record.record(SETTINGS)
 
