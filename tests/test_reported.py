@@ -12,7 +12,7 @@ import yaml
 from conftest import TOP
 from scipy.stats import t
 
-from palimpsest.report.reported import SOURCES, Figure, figures, published, status
+from palimpsest.report.reported import SOURCES, Figure, beside, figures, published, status
 from palimpsest.workflow import signatures
 
 FOLDER = TOP / "data/reported"
@@ -185,3 +185,13 @@ def test_status_says_where_the_measured_figure_lies() -> None:
     assert status(21.1, 21.14, None, None) == "above by 0.04" and status(0.302, 0.3, math.nan, math.nan) == "below by 0.002"
     assert status(100, 100.0, None, None) == "within the interval"
     assert status(49.1, math.nan, None, None) == status(49.1, None, None, None) == "not measured"
+
+
+def test_a_table_is_shown_beside_what_was_published() -> None:
+    """Columns that were not measured are named too; a base of which nothing was printed has none."""
+    row = {"method": "dm2", "base": "sd14", "seed": "0", "Ratio": "12.0", "Ratio low": "11.0", "Ratio high": "13.0", "FID": "25.0"}
+    found = {one.column: one for one in beside("nudity", [row, {**row, "base": "mini"}], TOP / "data/reported")}
+    assert all(one.base == "sd14" and one.source == "darkminer" for one in found.values())
+    assert (found["Ratio"].measured, found["Ratio"].status) == (12.0, "within the interval")
+    assert found["FID"].status == f"above by {25.0 - found['FID'].published:.3g}"
+    assert found["ASR cce"].measured is None and found["ASR cce"].status == "not measured"

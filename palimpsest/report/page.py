@@ -16,7 +16,7 @@ from palimpsest.data import ALONE, Images, Prompts, Scores, read
 from palimpsest.files import write_text
 from palimpsest.judge import detected
 from palimpsest.locks import alone
-from palimpsest.report import figures, runs, units
+from palimpsest.report import figures, reported, runs, units
 from palimpsest.report.table import Cell
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
@@ -58,6 +58,7 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
         "rows": [[shown(row, name) for name in names] for row in cells.values()],
         "figure": figures.rates([row for row in single if row["seed"] == single[0]["seed"]]),
         "budgets": {n.removeprefix("budget "): single[0][n] for n in single[0] if n.startswith("budget ") and single[0][n]},
+        "published": reported.beside(concept, single),
         "runs": [found for attack in params["grid"]["attacks"] if (found := searches(concept, params, single, attack))],
         "galleries": [g for g in (gallery(concept, params, single, purpose) for purpose in ("concept", "other")) if g],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,3 +77,27 @@ def status(published: float, measured: float | None, low: float | None, high: fl
     if ends[0] <= published <= ends[1]:
         return "within the interval"
     return f"{'above' if measured > published else 'below'} by {abs(measured - published):.3g}"
+
+
+class Beside(NamedTuple):
+    """A published figure and what came of it here."""
+
+    method: str
+    base: str
+    seed: str
+    column: str
+    published: float
+    source: str
+    measured: float | None
+    status: str
+
+
+def beside(concept: str, rows: Sequence[Mapping[str, str]], folder: Path = FOLDER) -> list[Beside]:
+    """For the rows of tables (method, base, seed and columns, as text) every published figure of their method on their base."""
+    made = []
+    for row in rows:
+        for column, (value, source) in published(concept, row["base"], row["method"], folder=folder).items():
+            measured, low, high = (float(text) if (text := row.get(name)) else None for name in (column, f"{column} low", f"{column} high"))
+            said = status(value, measured, low, high)
+            made.append(Beside(row["method"], row["base"], row["seed"], column, value, source, measured, said))
+    return made

@@ -160,8 +160,10 @@ def asked_of(stage: str, names: Mapping[str, str], settings: Settings) -> dict[s
 
 
 def fetched(job: jobs.Job, settings: Settings) -> list[str]:
-    """What a job names of the things that are fetched."""
-    return sorted(set(texts(asked_of(job.stage, job.names, settings))) & set(params.external()))
+    """What a job waits for of the things that are fetched: all that its base is examined with, so that none fails behind hours of work."""
+    base = job.names.get("base")
+    said = [params.examined(settings, section, base) for section in params.EXAMINED] if base else []
+    return sorted(set(texts(said)) & set(params.external()))
 
 
 def plan(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from palimpsest import locks, resume
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import demands, gpu, jobs, keep, memory, params, paths, plan
+from palimpsest.workflow import demands, gpu, jobs, keep, memory, params, paths, plan, ready
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
@@ -155,6 +155,8 @@ def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
         if os.environ.get(KEEP) == "1" and keep.keep(job):
             print(f"kept: nothing that {job.name} reads has changed")
             return
+        if "base" in job.names:
+            ready.check(stage.params, job.names["base"])
         if not stage.part:
             begun = memory.begun(job)
             memory.started(job).touch()
