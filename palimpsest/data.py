@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -40,6 +40,12 @@ class Concept:
     @property
     def word(self) -> str:
         return self.words[0]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Sentences with the concept beside the same without it: lists of their own where the prompts have such, or pool and anchors."""
+        told, without = ("pairs", "without") if "pairs" in self.texts else ("pool", "anchors")
+        return list(zip(self.texts.get(told, ()), self.texts.get(without, ()), strict=True))
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], texts: Mapping[str, Sequence[str]] | None = None) -> Self:
@@ -119,15 +125,40 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures on disk; `pixels` reads them."""
+    """Pictures on disk or in memory; `pixels` hands them out, and `batches` does so for more of them than there is room for."""
 
     rows: Sequence[Picture]
     folder: Path
+    held: dict[str, Image.Image] | None = None  # those that lie in memory, by file; where it is not None, one that is read joins them
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], pixels: Tensor) -> Images:
+        """Pictures "n 3 h w" in [-1, 1] that are on no disk, rounded to bytes as they would be there."""
+        rows = [Picture(f"{n:05d}.png", "", prompt) for n, prompt in enumerate(prompts)]
+        return cls(rows, Path(), {row.file: to_picture(picture) for row, picture in zip(rows, pixels, strict=True)})
+
+    def picture(self, file: str) -> Image.Image:
+        if self.held is None:
+            return read(self.folder / file)
+        if file not in self.held:
+            self.held[file] = read(self.folder / file)
+        return self.held[file]
 
     def pixels(self, rows: Sequence[int] | None = None) -> Tensor:
         """float "n 3 h w" in [-1, 1]."""
         picked = self.rows if rows is None else [self.rows[n] for n in rows]
-        return torch.stack([to_tensor(read(self.folder / row.file)) for row in picked])
+        return torch.stack([to_tensor(self.picture(row.file)) for row in picked])
+
+    def batches(self, size: int = 128) -> Iterator[Tensor]:
+        """The pixels of `size` pictures after the other."""
+        return (self[n : n + size].pixels() for n in range(0, len(self), size))
+
+    def __getitem__(self, rows: slice) -> Images:
+        return replace(self, rows=self.rows[rows])
+
+    def reading_once(self) -> Images:
+        """The same pictures, of which each stays in memory from when it is first read until these are let go."""
+        return replace(self, held=dict(self.held or {}))
 
     def only(self, role: str) -> Images:
         return replace(self, rows=[row for row in self.rows if row.role == role])
@@ -176,15 +207,19 @@ class Scores:
     columns: Mapping[str, Tensor]
     meaning: Mapping[str, Any]
     prompts: Sequence[Prompt] = ()
+    instruments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what looked, for columns whose score says so
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         tensors = save_tensors(file.with_suffix(".safetensors"), self.columns)
-        write_json(file, {"record": record, "tensors": tensors, "meaning": self.meaning, "prompts": [row.fields() for row in self.prompts]})
+        said = {"instruments": self.instruments} if self.instruments else {}
+        prompts = [row.fields() for row in self.prompts]
+        write_json(file, {"record": record, "tensors": tensors, "meaning": self.meaning, **said, "prompts": prompts})
 
     @classmethod
     def load(cls, file: Path) -> Self:
         about = json.loads(file.read_text())
-        return cls(load_file(file.with_suffix(".safetensors")), about["meaning"], [Prompt.of(row) for row in about["prompts"]])
+        columns, rows = load_file(file.with_suffix(".safetensors")), [Prompt.of(row) for row in about["prompts"]]
+        return cls(columns, about["meaning"], rows, about.get("instruments", {}))
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:

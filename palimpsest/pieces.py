@@ -17,8 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from palimpsest import resume
-from palimpsest.data import Prompt, Prompts, to_picture
+from palimpsest.data import Images, Picture, Prompt, Prompts, to_picture
 from palimpsest.files import sha256, whole, write_json
+from palimpsest.judge import Judge
 
 
 def pictures(
@@ -30,6 +31,7 @@ def pictures(
     kept: resume.Kept,
     batch: int,
     roles: Sequence[str],
+    order: Callable[[Images], Sequence[int]] | None = None,
 ) -> None:
     """Draw a picture for every row; the manifest is written last.
 
@@ -37,9 +39,22 @@ def pictures(
         draw: from a piece of the rows to its pictures, each "3 h w" in [-1, 1].
         kept: where pictures lie until all are there.
         roles: of each, in the manifest.
+        order: in which the manifest lists them, once they are there.
     """
     drawn(len(rows), draw, kept=kept, batch=batch, title=roles[0] if roles else "")
-    publish(manifest, rows, record, kept=kept, roles=roles)
+    publish(manifest, rows, record, kept=kept, roles=roles, order=order)
+
+
+def strongest(role: str, judge: Judge) -> Callable[[Images], list[int]]:
+    """An order: pictures of a role come last, those in which the judge sees the concept most first among them."""
+
+    def order(images: Images) -> list[int]:
+        mine = [n for n, row in enumerate(images.rows) if row.role == role]
+        values, _ = judge(images.only(role))
+        best = values.argsort(descending=True, stable=True).tolist()
+        return [n for n in range(len(images)) if n not in set(mine)] + [mine[n] for n in best]
+
+    return order
 
 
 def lying(kept: resume.Kept, rows: int) -> list[Path]:
@@ -69,6 +84,7 @@ def publish(
     kept: resume.Kept,
     roles: Sequence[str],
     more: Sequence[Mapping[str, Any]] | None = None,
+    order: Callable[[Images], Sequence[int]] | None = None,
 ) -> None:
     """Move the drawn pictures beside the manifest, which is written last.
 
@@ -79,6 +95,9 @@ def publish(
         {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row.fields(), **about}
         for file, row, role, about in zip(lying(kept, len(rows)), rows, roles, more or [{}] * len(rows), strict=True)
     ]
+    if order:
+        seen = Images([Picture(one["file"], one["sha256"], row, one["role"]) for one, row in zip(made, rows, strict=True)], kept.folder)
+        made = [made[n] for n in order(seen)]
     manifest.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(manifest.with_name("images"), ignore_errors=True)
     shutil.move(kept.folder / "images", manifest.with_name("images"))

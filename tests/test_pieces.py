@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,30 @@ def test_a_rule_may_ask_for_more_than_its_script() -> None:
     params.check(settings)
     assert demands.asks(settings, "attack", {"attack": "cce"})["runtime"] == 600
     assert demands.asks(settings, "attack", {"attack": "none"})["runtime"] == 30
+
+
+def test_pictures_of_a_role_are_listed_by_what_the_judge_sees(tmp_path: Path) -> None:
+    """The others first and as they were; files keep their names, and each entry its own picture."""
+    roles = ["pool"] * 4 + ["captioned"] * 7
+
+    def judge(images: data.Images) -> tuple[torch.Tensor, torch.Tensor]:
+        values = images.pixels().mean((1, 2, 3))
+        return values, values > 0
+
+    with resumable(tmp_path / "work") as kept:
+        order = pieces.strongest("captioned", judge)
+        pieces.pictures(tmp_path / "manifest.json", ROWS, Drawing(), {}, kept=kept, batch=4, roles=roles, order=order)
+    images = data.Images.load(tmp_path / "manifest.json")
+    assert [row.prompt.seed for row in images.rows[:4]] == [0, 1, 2, 3] and {row.role for row in images.rows[4:]} == {"captioned"}
+    shown = judge(images.only("captioned"))[0]
+    assert (shown.diff() <= 0).all() and len(shown) == 7
+    for n, row in enumerate(images.rows):
+        torch.testing.assert_close(images.pixels([n])[0], noise(row.prompt), atol=1 / 127, rtol=0)
+
+
+def test_pairs_are_lists_of_their_own_where_there_are_some(concept: data.Concept) -> None:
+    lists = {"pool": ["a church"], "anchors": ["a tree"]}
+    assert replace(concept, texts=lists).pairs == [("a church", "a tree")]
+    own = {**lists, "pairs": ["a church at sea", "churches"], "without": ["a boat at sea", "trees"]}
+    assert replace(concept, texts=own).pairs == [("a church at sea", "a boat at sea"), ("churches", "trees")]
+    assert replace(concept, texts={}).pairs == []

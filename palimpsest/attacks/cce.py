@@ -230,7 +230,8 @@ def attack(
             code, which counts steps of the training.
     """
     fits = fitting(model, guidance) if objective == "auto" else objective
-    images, gaps, start = images.only("pool"), listed(concept, templates), learnable(model, initialiser or concept.initialiser, vectors)
+    images = images.only("captioned") or images.only("pool")
+    gaps, start = listed(concept, templates), learnable(model, initialiser or concept.initialiser, vectors)
     own, asks = [row.prompt.text for row in images.rows][:pictures], asked(plain, concept, gaps, eval_prompts)
     known = [f"<{WORD}> {text}" for text in own] if captions == "prompts" else [text.format(f"<{WORD}>") for text in gaps]
     check(model, images, [*known, *(row.text for row in asks)], start, path_span, path_levels)

@@ -68,10 +68,9 @@ def pairs(concept: Concept, file: str | None) -> list[list[str]]:
     """Prompts with and without the concept: of a csv, or the concept's own sentences and those with its anchor in them."""
     if file:
         return columns("pairs_file", file, *PAIRS)
-    both = [list(concept.texts.get(name, ())) for name in ("pool", "anchors")]
-    if not both[0] or len(both[0]) != len(both[1]):
+    if not concept.pairs:
         raise ValueError(f"pairs_file: the prompts of {concept.name} hold no pairs; name a csv with the columns {', '.join(PAIRS[0])}")
-    return [list(pair) for pair in zip(*both, strict=True)]
+    return [list(pair) for pair in concept.pairs]
 
 
 def read_vector(file: str, shape: torch.Size) -> Tensor:

@@ -79,7 +79,7 @@ class Row(NamedTuple):
 def prompts(concept: Concept, c: str, targets: Sequence[str], rules: Form, captions: str) -> list[list[str]]:
     """For each target the prompts c* made of c, each as likely; for `pairs` one list, the concept's sentences that c came from."""
     if captions == "pairs":
-        return [[text for text, anchor in zip(concept.texts["pool"], concept.texts["anchors"], strict=True) if anchor == c]]
+        return [[text for text, anchor in concept.pairs if anchor == c]]
     if concept.kind == "object":
         return [[c.replace(bare(concept.anchor), target)] for target in targets]
     forms = rules.style if concept.kind == "style" else INAPPROPRIATE
@@ -95,10 +95,12 @@ def check(concept: Concept, anchors: Images, captions: str) -> None:
     """Raises ValueError where concept or pictures lack what is needed."""
     if not anchors.rows:
         raise ValueError(f"concept {concept.name}: CA learns from pictures of the anchor and there are none; set `pool: {{anchors: N}}`")
-    known = {anchor for _, anchor in zip(concept.texts.get("pool", ()), concept.texts.get("anchors", ()), strict=False)}
+    known = {anchor for _, anchor in concept.pairs}
     for c in sorted({row.prompt.text for row in anchors.rows}):
         if captions == "pairs" and c not in known:
-            raise ValueError(f"concept {concept.name}: no sentence of `pool` stands beside {c!r} of `anchors`; make prompts and pool again")
+            raise ValueError(
+                f"concept {concept.name}: no sentence stands beside {c!r}, which names the anchor; make prompts and pool again"
+            )
         if captions == "official" and concept.kind == "object" and bare(concept.anchor) not in c:
             raise ValueError(f"concept {concept.name}: {bare(concept.anchor)!r} is not in {c!r}; set its `anchor`, or `captions: pairs`")
 

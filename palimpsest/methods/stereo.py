@@ -80,6 +80,11 @@ def listed(concept: Concept, name: str) -> list[str]:
     return list(concept.texts[name])
 
 
+def beheld(concept: Concept) -> list[str]:
+    """REO's anchors, sentences that hold the concept in a scene: a list of their own where the prompts have one, or those of the pool."""
+    return listed(concept, "scenes" if "scenes" in concept.texts else "pool")
+
+
 def beginning(model: Model, concept: Concept, start_from: str) -> Tensor:
     """What a new word starts from, "1 d": the embedding of the concept's initialiser, a word or a raw entry of the vocabulary.
 
@@ -195,7 +200,7 @@ def reo(
     draws = torch.Generator().manual_seed(seed)
     learned = [f"<{word}>" for word in sorted(words)[:adversarial]]
     null, erased = encode(model, [""]), encode(model, spoken(concept, common.names) + learned, words)
-    scenes = encode(model, listed(concept, "pool"))
+    scenes = encode(model, beheld(concept))
     shown = stratified(len(erased), steps * common.batch, draws).view(steps, common.batch)
     beside = stratified(len(scenes), steps * anchors * common.batch, draws).view(steps, anchors, common.batch)
 
@@ -233,7 +238,7 @@ def erase(
         stage: `ste` gives the model behind the last round of STE, without REO (the paper's Table 5; its first is that of `rounds: 1`).
     """
     common = Common(layers, names, batch, sampler_steps, guidance, latent_alignment)
-    listed(concept, "pool")  # REO's anchors, missed before the search and not after it
+    beheld(concept)  # missed before the search and not after it
     ste: dict[str, Any] = {
         "rounds": rounds, "eta": eta, "steps": ste_steps, "lr": ste_lr, "invert_steps": invert_steps, "invert_lr": invert_lr,
         "invert_batch": invert_batch, "vectors": vectors, "start_from": start_from, "reset_seeds": reset_seeds,

@@ -41,13 +41,14 @@ BASE: dict[str, type] = {
 CHOICES = {"attention": ("vanilla",), "precision": ("fp32", "bf16")}
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 STAGES: dict[str, dict[str, type]] = {
-    "pool": {"images": int, "anchors": int},
+    "pool": {"images": int, "anchors": int, "captions": int},
     "pairs": {"images": int, "strength": float, "tries": int, "negative": str, "sampler": str},
 }
 REPORT: dict[str, type] = {"examples": int}
 FOLDERS = {"reference": "references"}  # the folder of a section's plug-ins, where it is called otherwise
 UNSAID: dict[str, dict[str, Any]] = {
-    "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"}
+    "pool": {"captions": 0},
+    "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"},
 }  # what holds where a section does not say it
 NEGATIVES = ("concept", "prompt", "none")  # what redrawn pictures are steered away from
 SAMPLERS = ("ddim", "pndm")  # how they are redrawn

@@ -74,8 +74,8 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
             judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
             allowed = {base: budgets(settings, grid["attacks"], names["concept"], base) for base in grid["bases"]}
             return {"kind": params.read_concept(names["concept"])["kind"], "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
-        case "pairs":  # what changes nothing is left out
-            return {key: value for key, value in section.items() if value != params.UNSAID["pairs"].get(key)}
+        case "pairs" | "pool":  # what changes nothing is left out
+            return {key: value for key, value in section.items() if value != params.UNSAID[name].get(key)}
     return section
 
 
@@ -152,7 +152,7 @@ def remembered(file: Path) -> str:
 def asked_of(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """The settings that a job reads, by what they are about."""
     parts = {name: part(name, names, settings) for name in READS[stage]}
-    if "tries" in parts.get("pairs", {}):
+    if "tries" in parts.get("pairs", {}) or "captions" in parts.get("pool", {}):  # they look at pictures
         parts |= gate(names, settings)
     if stage == "attack" and {"draw", "judge"} & signatures.given("attacks", parts["attack"]["of"]):  # an attack that looks at pictures
         parts |= {"sampler": part("sampler", names, settings), **gate(names, settings)}
