@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from palimpsest.data import Images, Picture, Prompt, to_picture
+from palimpsest.data import Images, Prompt
 
 Judge = Callable[[Images], tuple[Tensor, Tensor]]  # how strongly each picture shows the concept, "n" in [0, 1]; whether it counts, "n"
 
@@ -32,8 +30,4 @@ def detected(detector: Mapping[str, Any], columns: Mapping[str, Tensor], meaning
 
 def judged(judge: Judge, pixels: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
     """What a judge says of pictures "n 3 h w" that are not published: it sees them as they would lie on the disk, rounded to bytes."""
-    with TemporaryDirectory() as folder:
-        rows = [Picture(f"{n:05d}.png", "", prompt) for n, prompt in enumerate(prompts)]
-        for row, picture in zip(rows, pixels, strict=True):
-            to_picture(picture).save(Path(folder) / row.file)
-        return judge(Images(rows, Path(folder)))
+    return judge(Images.of(prompts, pixels))

@@ -6,10 +6,14 @@ from palimpsest import clip
 from palimpsest.data import Images, Scores
 
 
+def ready(clip_model: str) -> None:
+    clip.load(clip_model)
+
+
 def score(images: Images, reference: Images | None, *, clip_model: str, name: str) -> Scores:
     """Column `features`, "n d".
 
     Args:
         name: what the distance over these features is to be called in tables, such as FID-mini.
     """
-    return Scores({"features": clip.images(clip.load(clip_model), images.pixels())}, {"features": name})
+    return Scores({"features": clip.seen(clip.load(clip_model), images)}, {"features": name})

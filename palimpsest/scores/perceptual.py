@@ -7,9 +7,15 @@ LPIPS' formula with all weights one, on other features; its name in tables says 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from palimpsest import clip
 from palimpsest.data import Images, Scores
+from palimpsest.scores import distances
+
+
+def ready(clip_model: str) -> None:
+    clip.load(clip_model)
 
 
 def score(images: Images, reference: Images | None, *, clip_model: str, name: str) -> Scores:
@@ -18,13 +24,10 @@ def score(images: Images, reference: Images | None, *, clip_model: str, name: st
     Args:
         name: what the distance is to be called in tables, such as LPIPS-mini.
     """
-    distance = torch.full((len(images),), float("nan"))
-    place = {(row.prompt.text, row.prompt.seed): n for n, row in enumerate(reference.rows)} if reference else {}
-    pairs = [(n, place[key]) for n, row in enumerate(images.rows) if (key := (row.prompt.text, row.prompt.seed)) in place]
-    if reference and pairs:
-        eye = clip.load(clip_model)
-        ours = clip.maps(eye, images.pixels([n for n, _ in pairs]))
-        theirs = clip.maps(eye, reference.pixels([m for _, m in pairs]))
-        per_layer = [(a - b).pow(2).sum(-1).mean(-1) for a, b in zip(ours, theirs, strict=True)]
-        distance[[n for n, _ in pairs]] = torch.stack(per_layer).sum(0)
-    return Scores({"perceptual": distance}, {"perceptual": name})
+    eye = clip.load(clip_model)
+
+    def look(ours: Tensor, theirs: Tensor) -> Tensor:
+        layers = zip(clip.maps(eye, ours), clip.maps(eye, theirs), strict=True)
+        return torch.stack([(a - b).pow(2).sum(-1).mean(-1) for a, b in layers]).sum(0)
+
+    return Scores({"perceptual": distances(images, reference, look)}, {"perceptual": name})

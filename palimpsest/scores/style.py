@@ -11,13 +11,26 @@ from palimpsest import clip
 from palimpsest.data import Images, Scores
 
 
-def score(images: Images, reference: Images | None, *, clip_model: str, styles: dict[str, str]) -> Scores:
+def ready(clip_model: str) -> None:
+    clip.load(clip_model)
+
+
+def score(
+    images: Images,
+    reference: Images | None,
+    *,
+    clip_model: str,
+    styles: list[str] | dict[str, str],
+    sentence: str = "an image in the style of {}",
+) -> Scores:
     """Column `styles`, "n styles".
 
     Args:
-        styles: the sentence for each style; the names are the classes.
+        styles: the classes, or the sentence for each of them.
+        sentence: that for each class, where `styles` has none.
     """
+    said = list(styles.values()) if isinstance(styles, dict) else [sentence.format(style) for style in styles]
     eye = clip.load(clip_model)
-    text = normalize(clip.texts(eye, list(styles.values())), dim=-1)
-    image = normalize(clip.images(eye, images.pixels()), dim=-1)
-    return Scores({"styles": (eye.model.logit_scale.exp() * image @ text.T).softmax(-1)}, {"styles": list(styles)})
+    text = normalize(clip.texts(eye, said), dim=-1)
+    image = normalize(clip.seen(eye, images), dim=-1)
+    return Scores({"styles": (eye.model.logit_scale.exp().cpu() * image @ text.T).softmax(-1)}, {"styles": list(styles)})

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from palimpsest.data import Images, Scores
+from palimpsest.data import Images, Scores, to_picture
+from palimpsest.scores import device, there
 
 ARCHITECTURE = "yolov8n-cls.yaml"
 
@@ -23,7 +24,7 @@ def train(folder: Path, weights: Path, *, size: int, epochs: int, batch: int, se
 
     model = YOLO(ARCHITECTURE)
     model.train(
-        data=str(folder), imgsz=size, epochs=epochs, batch=batch, seed=seed, device="cpu", workers=0, amp=False, pretrained=False,
+        data=str(folder), imgsz=size, epochs=epochs, batch=batch, seed=seed, device=device().type, workers=0, amp=False, pretrained=False,
         optimizer="AdamW", lr0=2e-3, cos_lr=True, auto_augment=None, erasing=0.1, scale=0.85, fliplr=0.5, hsv_h=0.01, hsv_s=0.2, hsv_v=0.2,
         project=str(work), name="yolo", exist_ok=True, plots=False, deterministic=True,
     )  # fmt: skip
@@ -38,24 +39,40 @@ def load(weights: Path) -> tuple[torch.nn.Module, list[str]]:
     """The classifier in evaluation mode, and its class names."""
     from ultralytics.nn.tasks import ClassificationModel
 
-    names = json.loads(weights.with_suffix(".json").read_text())
+    names = json.loads(there(weights.with_suffix(".json")).read_text())
     model = ClassificationModel(ARCHITECTURE, nc=len(names), verbose=False)
-    state = load_file(weights)
+    state = load_file(there(weights))
     model.load_state_dict({name: value.to(model.state_dict()[name].dtype) for name, value in state.items()})
-    return model.eval(), names
+    return model.to(device()).eval(), names
+
+
+def ready(weights: str) -> None:
+    load(Path(weights))
 
 
 @torch.no_grad()
 def probabilities(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Class probabilities "n classes" for pictures "n 3 h w" in [0, 1]."""
-    return torch.cat([model(part)[0] for part in pixels.split(128)])
+    return torch.cat([model(part.to(device()))[0].cpu() for part in pixels.split(128)])
 
 
-def score(images: Images, reference: Images | None, *, weights: str) -> Scores:
+def cut(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Pictures "n 3 h w" in [-1, 1] as the classifier takes them, in [0, 1]; brought to `size` as ultralytics does where it examines."""
+    if size is None:
+        return pixels / 2 + 0.5
+    from ultralytics.data.augment import classify_transforms
+
+    transforms = classify_transforms(size)
+    return torch.stack([transforms(to_picture(one)) for one in pixels])
+
+
+def score(images: Images, reference: Images | None, *, weights: str, size: int | None = None) -> Scores:
     """Column `objects`, "n classes": the probability of every class for every picture.
 
     Args:
         weights: safetensors of the classifier, its class names beside it as JSON.
+        size: of the pictures that it was trained on, in pixels: the shorter side is brought to it and the middle taken; null: as they are.
     """
     model, names = load(Path(weights))
-    return Scores({"objects": probabilities(model, images.pixels() / 2 + 0.5)}, {"objects": names})
+    column = torch.cat([probabilities(model, cut(pixels, size)) for pixels in images.batches()])
+    return Scores({"objects": column}, {"objects": names})
