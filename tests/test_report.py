@@ -13,7 +13,7 @@ from PIL import Image
 
 from palimpsest import data
 from palimpsest.judge import detected
-from palimpsest.report import figures, measures, page, table, tables
+from palimpsest.report import figures, measures, page, sweep, table, tables
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
 COST = {"seconds": 1.5, "peak_memory_mb": 10}
@@ -167,3 +167,19 @@ def test_a_table_that_lacks_a_new_column_is_shown_without_it() -> None:
     old = {key: value for key, value in new.items() if not key.startswith("Ratio")}
     assert page.shown(new, "Ratio") == ("12.5", "5–20, n 60") and page.shown(old, "Ratio") == ("", "")
     assert "uce" in figures.rates([new, {**new, "method": "esd"}])
+
+
+def test_ratio_against_the_threshold() -> None:
+    """It falls with it, meets the table's own at the table's threshold, and every reading of the detector has a panel."""
+    scores, detector = cell([0.9, 0.2]), {**DETECTOR, "readings": {"dogs too": ["church", "dog"]}}
+    first, other = sweep.panels(detector, {"none": scores, "uce": cell([0.3, 0.1])})
+    assert (first.reading, first.used, other.reading, other.used) == ("as in the table", 0.5, "dogs too", None)
+    for panel in (first, other):
+        assert [line.method for line in panel.lines] == ["none", "uce"]
+        assert all(a >= b for line in panel.lines for a, b in zip(line.ratios, line.ratios[1:], strict=False))
+    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    row = table.row("none", "mini", 0, {"none": scores}, real, DETECTOR, "object", COST, {})
+    assert first.lines[0].ratios[sweep.THRESHOLDS.index(0.5)] == row["Ratio"] == 50
+    assert sweep.panels({"score": "styles", "classes": ["van gogh"]}, {"none": scores}) == []
+    drawn = figures.thresholds([first, other])
+    assert drawn.startswith("<svg") and "dogs too" in drawn and "uce" in drawn

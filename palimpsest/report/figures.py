@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from palimpsest.report.runs import Run
+from palimpsest.report.sweep import THRESHOLDS, Panel
 
 Row = dict[str, Any]
 ENDED = {True: "#c4562f", False: "#3b6ea8"}  # how a run of an attack did: succeeded, failed
@@ -58,6 +59,26 @@ def curves(picked: Sequence[Run]) -> str:
         axes.set_ylabel(run.of, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def thresholds(panels: Sequence[Panel]) -> str:
+    """Ratio against the detector's threshold: a panel for each reading, a line for each method, the threshold of the table dotted."""
+    figure, grid = plotting().subplots(
+        1, len(panels), figsize=(1.4 + 2.6 * len(panels), 2.4), layout="constrained", squeeze=False, sharey=True
+    )
+    for axes, panel in zip(grid[0], panels, strict=True):
+        for line in panel.lines:
+            axes.plot(THRESHOLDS, line.ratios, linewidth=1.3, label=line.method)
+        if panel.used is not None:
+            axes.axvline(panel.used, color="#222", linewidth=0.8, linestyle=":")
+        axes.set_title(panel.reading, fontsize=8)
+        axes.set_xlabel("threshold", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.set_ylim(0, 104)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].set_ylabel("Ratio, %", fontsize=8)
+    grid[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     return svg(figure)
 
 

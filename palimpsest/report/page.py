@@ -16,7 +16,7 @@ from palimpsest.data import ALONE, Images, Prompts, Scores, read
 from palimpsest.files import write_text
 from palimpsest.judge import detected
 from palimpsest.locks import alone
-from palimpsest.report import figures, reported, runs, units
+from palimpsest.report import figures, reported, runs, sweep, units
 from palimpsest.report.table import Cell
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
@@ -58,6 +58,7 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
         "rows": [[shown(row, name) for name in names] for row in cells.values()],
         "figure": figures.rates([row for row in single if row["seed"] == single[0]["seed"]]),
         "budgets": {n.removeprefix("budget "): single[0][n] for n in single[0] if n.startswith("budget ") and single[0][n]},
+        "thresholds": thresholds(concept, params, single),
         "published": reported.beside(concept, single),
         "runs": [found for attack in params["grid"]["attacks"] if (found := searches(concept, params, single, attack))],
         "galleries": [g for g in (gallery(concept, params, single, purpose) for purpose in ("concept", "other")) if g],
@@ -99,6 +100,15 @@ def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]],
             lines.append({"name": name, "first": attack == "none", "pictures": pictures})
     title = "The concept" if purpose == "concept" else "Everything else"
     return {"title": title, "prompts": prompts, "lines": lines, "blurred": blurred} if lines else None
+
+
+def thresholds(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]) -> str:
+    """The figure of report/sweep.py for the first base and seed; nothing where its detector has no threshold or the scores are not here."""
+    base, seed = rows[0]["base"], rows[0]["seed"]
+    detector = settings.read_concept(concept)["detectors"][params["bases"][base]["detectors"]]
+    files = {row["method"]: Path(paths.scores(concept, row["method"], base, int(seed), "none")) for row in rows if row["seed"] == seed}
+    panels = sweep.panels(detector, {method: Scores.load(file) for method, file in files.items() if file.exists()})
+    return figures.thresholds(panels) if panels and panels[0].lines else ""
 
 
 def searches(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]], attack: str) -> dict[str, Any] | None:
