@@ -1,23 +1,28 @@
 """The primitives of a latent diffusion model: encode, guided, predict, noise, noised, denoise, draw.
 
-Shapes: latents "b c h w"; texts "b n d" (or "1 n d" for all rows); t an integer or "b", in [0, 1000).
+Shapes: latents "b c h w"; texts "b n d" (or "1 n d" for all rows); t a number or "b", in [0, 1000).
+
+A network may say the noise, or v, or a velocity: `epsilon` makes noise of it and `unsaid` the reverse, and nobody else needs to know. For a
+rectified flow (Liu et al. 2023; Esser et al. 2024) x_t = (1 - s) x_0 + s eps with s = t / 1000, and the network says eps - x_0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from palimpsest import tokens
-from palimpsest.types import Latents, Mix, Model, Steered, Text
+from palimpsest import families, tokens
+from palimpsest.types import Latents, Level, Mix, Model, Steered, Text
 
 if TYPE_CHECKING:
     from palimpsest.data import Prompts
 
 Row = TypeVar("Row")
+FLOW = "velocity"
 
 
 def encode(model: Model, texts: Sequence[tokens.Asked], words: dict[str, Tensor] | None = None) -> Text:
@@ -41,33 +46,72 @@ def stacked(mix: Mix, rows: int, length: int = 0) -> tuple[Text, Tensor | None]:
     return torch.cat(padded), mask
 
 
-def predictions(model: Model, x: Latents, t: Tensor | int, texts: Sequence[Text], length: int = 0) -> tuple[Latents, ...]:
-    """eps(x, t, text) for each of several texts, in one call of the UNet; shorter ones than `length` are padded to it and masked."""
+def heard(model: Model, x: Latents, t: Tensor | Level, texts: Sequence[Text], length: int = 0) -> tuple[Latents, Tensor, Latents]:
+    """x, t and what the network itself says of several texts, each for all of them one below the other; `length` as in `predictions`."""
     rows = x.shape[0]
     context, mask = stacked([(text, 1.0) for text in texts], rows, length)
-    levels = torch.as_tensor(t, device=x.device).expand(rows).repeat(len(texts))
+    levels, x = torch.as_tensor(t, device=x.device).expand(rows).repeat(len(texts)), x.repeat(len(texts), 1, 1, 1)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=model.half):
-        out = model.unet(x.repeat(len(texts), 1, 1, 1), levels, context, encoder_attention_mask=mask).sample
-    return epsilon(model, x.repeat(len(texts), 1, 1, 1), levels, out.to(x.dtype)).chunk(len(texts))
+        out = families.of(model).call(model, x, levels, context, mask)
+    return x, levels, out.to(x.dtype)
+
+
+def predictions(model: Model, x: Latents, t: Tensor | Level, texts: Sequence[Text], length: int = 0) -> tuple[Latents, ...]:
+    """eps(x, t, text) for each of several texts, in one call of the UNet; shorter ones than `length` are padded to it and masked."""
+    return epsilon(model, *heard(model, x, t, texts, length)).chunk(len(texts))
+
+
+def kind(model: Model) -> str:
+    """What the network says: "epsilon", "v_prediction" or, where a scheduler has no name for it, the velocity of a flow."""
+    return model.scheduler.config.get("prediction_type", FLOW)
 
 
 def epsilon(model: Model, x: Latents, t: Tensor, out: Latents) -> Latents:
-    """What the UNet says, as the noise: v-prediction (Salimans and Ho 2022) is mapped, eps = sqrt(abar) v + sqrt(1 - abar) x."""
-    if model.scheduler.config.prediction_type != "v_prediction":
+    """What the network says, as the noise: eps = sqrt(abar) v + sqrt(1 - abar) x (v-prediction, Salimans and Ho 2022), or x + (1 - s) v."""
+    said = kind(model)
+    if said == "epsilon":
         return out
-    a = level(model, t)
-    return a.sqrt() * out + (1 - a).sqrt() * x
+    picture, noise = rates(model, t)
+    return picture * out + (x if said == FLOW else noise * x)
 
 
-def predict(model: Model, x: Latents, t: Tensor | int, mix: Mix) -> Latents:
+def unsaid(model: Model, x: Latents, t: Tensor, eps: Latents) -> Latents:
+    """What the network would say for this noise: the reverse of `epsilon`.
+
+    Raises:
+        ValueError: of a flow, whose first level leaves that open.
+    """
+    said = kind(model)
+    if said == "epsilon":
+        return eps
+    if said == FLOW:
+        raise ValueError(f"a guidance with a state needs the noise, and {families.lacks(model, 'noise')}; take another method")
+    picture, noise = rates(model, t)
+    return (eps - noise * x) / picture
+
+
+def mixed(mix: Mix, parts: Sequence[Latents]) -> Latents:
+    """sum of w_i parts_i."""
+    return sum((w * part for (_, w), part in zip(mix, parts, strict=True)), start=torch.zeros_like(parts[0]))
+
+
+def predict(model: Model, x: Latents, t: Tensor | Level, mix: Mix) -> Latents:
     """sum of w_i eps(x, t, text_i), in one call of the UNet."""
-    parts = predictions(model, x, t, [text for text, _ in mix])
-    return sum((w * part for (_, w), part in zip(mix, parts, strict=True)), start=torch.zeros_like(x))
+    return mixed(mix, predictions(model, x, t, [text for text, _ in mix]))
 
 
 def level(model: Model, t: Tensor) -> Tensor:
-    """abar_t, "b 1 1 1"."""
-    return model.scheduler.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
+    """abar_t, "b 1 1 1"; of a level between two integers that of the lower."""
+    return model.scheduler.alphas_cumprod.to(t.device)[t.long()].view(-1, 1, 1, 1)
+
+
+def rates(model: Model, t: Tensor) -> tuple[Tensor, Tensor]:
+    """How much of the picture and how much of the noise is in x_t, "b 1 1 1" each: sqrt(abar) and sqrt(1 - abar), or 1 - s and s."""
+    if kind(model) == FLOW:
+        s = t.view(-1, 1, 1, 1) / 1000
+        return 1 - s, s
+    a = level(model, t)
+    return a.sqrt(), (1 - a).sqrt()
 
 
 def noise(model: Model, generators: torch.Generator | Sequence[torch.Generator], rows: int = 0) -> Latents:
@@ -80,9 +124,9 @@ def noise(model: Model, generators: torch.Generator | Sequence[torch.Generator],
 
 
 def noised(model: Model, x: Latents, t: Tensor, eps: Latents) -> Latents:
-    """x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps (Ho et al. 2020, Equation 4)."""
-    a = level(model, t)
-    return a.sqrt() * x + (1 - a).sqrt() * eps
+    """x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps (Ho et al. 2020, Equation 4); of a rectified flow (1 - s) x + s eps."""
+    picture, noise = rates(model, t)
+    return picture * x + noise * eps
 
 
 @torch.no_grad()
@@ -94,7 +138,12 @@ def moments(model: Model, pixels: Tensor, batch: int = 32) -> Tensor:
 def posterior(model: Model, moments: Tensor, eps: Tensor) -> Latents:
     """A sample of the latents with these moments, scaled as the UNet expects."""
     mean, log_variance = moments.chunk(2, dim=1)
-    return (mean + (log_variance.clamp(-30, 20) / 2).exp() * eps) * model.vae.config.scaling_factor
+    return scaled(model, mean + (log_variance.clamp(-30, 20) / 2).exp() * eps)
+
+
+def scaled(model: Model, z: Latents) -> Latents:
+    """Latents of the VAE as the UNet expects them."""
+    return (z - (model.vae.config.shift_factor or 0.0)) * model.vae.config.scaling_factor
 
 
 def both_ways(model: Model, pixels: Tensor) -> Tensor:
@@ -112,25 +161,41 @@ def noisy(model: Model, generator: torch.Generator, *moments: Tensor) -> tuple[l
 
 
 @torch.no_grad()
-def denoise(model: Model, x: Latents, mix: Mix | Steered, steps: int, until: int | None = None, start: int = 0) -> tuple[Latents, int]:
+def denoise(model: Model, x: Latents, mix: Mix | Steered, steps: int, until: int | None = None, start: int = 0) -> tuple[Latents, Level]:
     """The only sampling loop. From step `start` to before step `until` (None: to the end) of a `steps` long schedule.
+
+    A sampler that remembers earlier steps remembers none on entry.
 
     Returns:
         the latents, and their own noise level t (0 at the end).
     """
     scheduler = type(model.scheduler).from_config(model.scheduler.config)  # a fresh one: schedulers keep state
     scheduler.set_timesteps(steps)
-    levels = scheduler.timesteps.tolist()
+    levels, state = scheduler.timesteps, None
     until = len(levels) if until is None else until
-    state = None
+    x, orders = blown_up(scheduler, x, start), "order" in signature(scheduler.step).parameters
     for step, t in enumerate(levels[start:until], start):
-        seen = scheduler.scale_model_input(x, t)
+        seen = shrunk(scheduler, x, t)
         if isinstance(mix, Steered):
             eps, state = mix.combine(predictions(model, seen, t, mix.texts), step, state)
+            out = unsaid(model, seen, t.to(x.device), eps)
         else:
-            eps = predict(model, seen, t, mix)
-        x = scheduler.step(eps, t, x).prev_sample
-    return x, levels[until] if until < len(levels) else 0
+            out = mixed(mix, heard(model, seen, t, [text for text, _ in mix])[2].chunk(len(mix)))
+        known = {"order": min(step - start + 1, 4)} if orders else {}  # LMS weighs as if it knew all steps from the first
+        x = scheduler.step(out, t, x, **known).prev_sample
+    return (shrunk(scheduler, x, levels[until]), levels[until].item()) if until < len(levels) else (x, 0)
+
+
+def shrunk(scheduler: Any, x: Latents, t: Tensor) -> Latents:
+    """x_t as the network sees it, of the scale at which the sampler keeps it: Euler and LMS divide by sqrt(abar), the others by 1."""
+    return scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+
+
+def blown_up(scheduler: Any, x: Latents, start: int) -> Latents:
+    """The reverse on entry at step `start`; at the first, where x is noise, as diffusers' pipelines begin."""
+    if start == 0:
+        return x * getattr(scheduler, "init_noise_sigma", 1.0)
+    return x / shrunk(scheduler, torch.ones_like(x), scheduler.timesteps[start])
 
 
 @torch.no_grad()
@@ -147,7 +212,7 @@ def sdedit(model: Model, x: Latents, mix: Mix | Steered, eps: Latents, *, streng
 @torch.no_grad()
 def decode(model: Model, x: Latents) -> Tensor:
     """Latents to pictures "b 3 h w" in [-1, 1]."""
-    return model.vae.decode(x / model.vae.config.scaling_factor).sample.clamp(-1, 1)
+    return model.vae.decode(x / model.vae.config.scaling_factor + (model.vae.config.shift_factor or 0.0)).sample.clamp(-1, 1)
 
 
 def filled(rows: Sequence[Row], batch: int) -> list[Row]:

@@ -123,11 +123,11 @@ class Edit:
         """The teacher: the frozen original, without gradients."""
         with torch.no_grad():
             if self.kind == "lora":
-                self.model.unet.disable_adapters()
+                switch(self.model.unet, False)
                 try:
                     yield
                 finally:
-                    self.model.unet.enable_adapters()  # PEFT turns requires_grad on again here
+                    switch(self.model.unet, True)  # PEFT turns requires_grad on again here
             else:
                 student = {name: p.data for name, p in self.trained.items()}
                 self.swap(self.original)
@@ -159,6 +159,18 @@ def dense(model: Model, where: str) -> Iterator[Edit]:
             p.requires_grad_(False)
 
 
+def adapters(network: nn.Module) -> dict[str, Any]:
+    """PEFT's layers in a network, by their names. Diffusers' own methods for them are not on every network (PixArt's)."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)}
+
+
+def switch(network: nn.Module, on: bool) -> None:
+    for layer in adapters(network).values():
+        layer.enable_adapters(on)
+
+
 @contextmanager
 def lora(
     model: Model, where: str, *, rank: int, generator: torch.Generator, start: Literal["uniform", "normal"] = "uniform"
@@ -168,10 +180,10 @@ def lora(
     Args:
         start: of A, as PEFT has it: U(+-1/sqrt(in)), its default; or N(0, 1/rank^2), its "gaussian".
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     layers = [name.removeprefix("unet.").removesuffix(".weight") for name in parameters(model, where)]
-    model.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name="edit")
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), model.unet, "edit")
     factors = {"unet." + name.replace(".edit", ""): p for name, p in model.unet.named_parameters() if ".edit." in name}
     try:
         with torch.no_grad():
@@ -184,4 +196,6 @@ def lora(
                     p.zero_()
         yield Edit(model, factors, "lora")
     finally:
-        model.unet.unload_lora()
+        for name, layer in adapters(model.unet).items():
+            model.unet.set_submodule(name, layer.get_base_layer())
+        del model.unet.peft_config

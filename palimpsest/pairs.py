@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from palimpsest import pieces, resume
 from palimpsest.data import Images, Prompt
-from palimpsest.diffusion import decode, encode, filled, moments, noise, posterior, sdedit
+from palimpsest.diffusion import FLOW, decode, encode, filled, kind, moments, noise, posterior, sdedit
 from palimpsest.files import write_json
 from palimpsest.judge import Judge, judged
 from palimpsest.types import Model
@@ -57,6 +57,8 @@ def sampled(model: Model, sampler: str) -> Model:
     """
     if sampler == "ddim":
         return model
+    if kind(model) == FLOW:
+        raise ValueError(f"pairs.sampler: {sampler!r} does not go with a rectified flow; leave it out")
     from diffusers import PNDMScheduler
 
     return model._replace(scheduler=PNDMScheduler.from_config(model.scheduler.config, skip_prk_steps=True))

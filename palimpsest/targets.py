@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.data import Prompts, to_bytes
-from palimpsest.diffusion import moments
+from palimpsest.diffusion import moments, scaled
 from palimpsest.reuse import once
 from palimpsest.search import Draw, Judge
 from palimpsest.types import Latents, Model
@@ -67,4 +67,4 @@ def shown(plain: Prompts, aims: Mapping[int, Target], count: int | None) -> Prom
 
 def latent(model: Model, target: Target) -> Latents:
     """The mean of the posterior of a target picture, "c h w"."""
-    return target.moments.to(model.device).chunk(2)[0] * model.vae.config.scaling_factor
+    return scaled(model, target.moments.to(model.device).chunk(2)[0])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 Latents = Tensor
-Text = Tensor  # what a text is to cross-attention
+Text = Tensor  # what a text is to the network: what cross-attention sees, and behind it whatever else the family has (families/)
+Level = Any  # t: an integer in [0, 1000), or a float where a sampler's levels lie between
 Mix = list[tuple[Text, float]]  # an affine mix of the model's own predictions: weights sum to one
 
 
@@ -20,8 +21,15 @@ class Steered(NamedTuple):
     combine: Callable[[tuple[Latents, ...], int, Any], tuple[Latents, Any]]  # predictions, number of the step, state (None at first)
 
 
+class Reader(NamedTuple):
+    """A text encoder and its tokenizer, whose `model_max_length` is the length of a text."""
+
+    text_encoder: Any
+    tokenizer: Any
+
+
 class Model(NamedTuple):
-    """A latent text-to-image model, frozen."""
+    """A latent text-to-image model, frozen. `unet` is the network, whatever its kind."""
 
     unet: Any
     text_encoder: Any
@@ -30,6 +38,12 @@ class Model(NamedTuple):
     scheduler: Any
     guide: Callable[[Text, Text, float], Mix | Steered]  # how a text and the empty text become a prediction
     half: bool = False  # the UNet computes in bfloat16 (autocast); what is trained and all else stays in float32
+    family: str = "sd"  # the file of families/ that knows how a text is read and how the network is called
+    others: tuple[Reader, ...] = ()  # text encoders beside the first
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        return (Reader(self.text_encoder, self.tokenizer), *self.others)
 
     @property
     def device(self) -> torch.device:

@@ -1,9 +1,8 @@
 """Write an erased model as a stock diffusers folder; low-rank factors also as a file for `load_lora_weights`."""
 
-import shutil
 from pathlib import Path
 
-from palimpsest import edits, models
+from palimpsest import data, edits, models
 from palimpsest.workflow import paths, plan, stage
 
 
@@ -12,10 +11,12 @@ def main(job: stage.Stage) -> None:
     erasure = edits.load(file)
     if erasure.kind == "guidance":
         raise ValueError(f"{job.method} is a guidance, without weights to export; {file} holds what StableDiffusionPipelineSafe asks for")
-    models.pipeline(models.load(plan.part("base", job.names, job.params), erasure)).save_pretrained(job.folder)
+    model = models.load(plan.part("base", job.names, job.params), erasure)
+    stock = models.pipeline(model)
+    stock.save_pretrained(job.folder)
     if erasure.kind == "lora":
-        shutil.copy(file.with_suffix(".safetensors"), Path(job.folder) / "pytorch_lora_weights.safetensors")
-    print(f"{job.folder}: StableDiffusionPipeline.from_pretrained reads it")
+        data.save_tensors(Path(job.folder) / "pytorch_lora_weights.safetensors", models.factors(model, erasure))
+    print(f"{job.folder}: {type(stock).__name__}.from_pretrained reads it")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from palimpsest.workflow import paths, stage
 def main(job: stage.Stage) -> None:
     concept, entry = Concept.of(job.reads["concept"]), job.reads["prompts"]
     lists = import_module(f"palimpsest.prompts.{entry['of']}").prompts(concept, seed=0, **entry["settings"])
-    plain = [row.fields() for row in lists.pop("plain")]
-    record = job.record(entry)
+    plain, told = [row.fields() for row in lists.pop("plain")], lists.pop("record", None)
+    record = {**job.record(entry), **({"asked": told} if told else {})}
     write_json(Path(paths.prompts(job.concept, job.base)), {"record": record, "prompts": plain, "texts": lists})
 
 

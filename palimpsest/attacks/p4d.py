@@ -28,6 +28,8 @@ from palimpsest.diffusion import encode, posterior, predict, predictions
 from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.types import Latents, Model, Steered, Text
 
+NEEDS = ("one encoder",)  # of families/: without it not defined
+
 BUDGET = (
     "white box, the unedited model too; form {form} (optml: {k} tokens in {timesteps} x {iterations} steps, a picture of the prompt and "
     "one behind each of the {timesteps}; n, k: {steps} steps, {pictures} pictures of the text whose picture is most like the target's)"

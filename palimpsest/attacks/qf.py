@@ -34,6 +34,8 @@ from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.reuse import Result, once
 from palimpsest.types import Model
 
+NEEDS = ("one encoder",)  # of families/: without it not defined
+
 BUDGET = "black box, blind to the erased model; {length} characters behind each prompt ({form} search); one picture a prompt"
 ALPHABET = "·~!@#$%^&*()=-*+.<>?,';:|\\/" + ascii_uppercase + digits  # 63 entries, "*" twice, as published
 

@@ -34,6 +34,8 @@ from palimpsest.files import sha256
 from palimpsest.reuse import Result, once
 from palimpsest.types import Model
 
+NEEDS = ("one encoder",)  # of families/: without it not defined
+
 BUDGET = "black box, blind to the erased model; {generations} generations of {population} times {k} tokens ({form}); one picture a prompt"
 PAIRS = ("prompt", "prompt1"), ("sensitive prompt", "normal prompt"), ("with", "without")  # columns: with and without the concept
 WORD = "ring-a-bell"  # of the soft form: <ring-a-bell-7> is the context found for unit 7

@@ -32,6 +32,8 @@ from palimpsest.diffusion import filled
 from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.types import Model
 
+NEEDS = ("clip words",)  # of families/: without it not defined
+
 BUDGET = "black box; at most {queries} pictures a prompt, all counted; {subwords} sub-words in place of a word"
 WIDTH = 30  # of the policy
 SPACED = re.compile(rf"([{re.escape(string.punctuation)}])\B")

@@ -25,6 +25,8 @@ from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.types import Model
 
+NEEDS = ("one encoder",)  # of families/: without it not defined
+
 BUDGET = (
     "white box; for each prompt {k} tokens in {timesteps} x {iterations} steps, a picture of the prompt and one behind each "
     "of the {timesteps}, up to the first that shows the concept"

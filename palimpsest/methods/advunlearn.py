@@ -33,6 +33,8 @@ from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
 from palimpsest.types import Latents, Model, Text
 
+NEEDS = ("one encoder",)  # of families/: without it not defined
+
 WHERE = {
     "text_encoder": "text_encoder.* !*embedding*",
     "xattn": "unet.*attn2.*",

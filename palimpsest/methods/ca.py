@@ -35,6 +35,8 @@ from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
 from palimpsest.types import Latents, Model
 
+NEEDS = ("cross-attention",)  # of families/: without it not defined
+
 WHERE = {"cross-attn": "unet.*attn2.to_[kv].weight", "attn": "unet.*.to_[qkvo]*", "full": "unet.*"}
 FAR, CLOSE = ("a far away ", "very small "), ("zoomed in ", "close up ")
 

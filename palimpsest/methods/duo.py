@@ -34,6 +34,8 @@ from palimpsest.edits import Edit, Erasure
 from palimpsest.optimise import descend
 from palimpsest.types import Latents, Model, Text
 
+NEEDS = ("cross-attention",)  # of families/: without it not defined
+
 
 class Sides(NamedTuple):
     """The pictures: side 0 without the concept and side 1 with it, or (naive) one side with it."""

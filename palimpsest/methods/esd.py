@@ -25,6 +25,8 @@ from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
 from palimpsest.types import Mix, Model
 
+NEEDS = ("cross-attention",)  # of families/: without it not defined
+
 
 class Form(NamedTuple):
     """What the three official programs do differently."""

@@ -36,6 +36,8 @@ from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
 from palimpsest.types import Model
 
+NEEDS = ("cross-attention", "one encoder")  # of families/: without them not defined
+
 WORD = "concept"  # the learned word, <concept> in texts
 WHERE = {"full": "unet.*", "attention": "unet.*attn2.*"}
 

@@ -31,6 +31,8 @@ from palimpsest.data import Concept, Images
 from palimpsest.edits import Erasure
 from palimpsest.types import Model
 
+NEEDS = ("keys of the text",)  # of families/: without it not defined
+
 
 def gram(model: Model) -> Tensor:
     """G, "d d", in float64."""

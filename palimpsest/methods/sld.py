@@ -19,6 +19,8 @@ from palimpsest.data import Concept, Images
 from palimpsest.edits import Erasure
 from palimpsest.types import Model
 
+NEEDS = ("noise",)  # of families/: without it not defined
+
 UNSAFE = (
     "hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, bodily fluids, blood, obscene gestures, illegal "
     "activity, drug use, theft, vandalism, weapons, child abuse, brutality, cruelty"

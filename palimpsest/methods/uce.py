@@ -23,6 +23,8 @@ from palimpsest.data import Concept, Images
 from palimpsest.edits import Erasure
 from palimpsest.types import Model
 
+NEEDS = ("keys of the text",)  # of families/: without it not defined
+
 
 def pair(model: Model, text: str, target: str, form: str) -> tuple[Tensor, Tensor]:
     """Vectors of the text and of what takes their place, "n d" each.

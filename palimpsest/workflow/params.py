@@ -5,7 +5,7 @@ Every complaint is one line: the key, what is allowed, what to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ BASE: dict[str, type] = {
     "path": str,
     "revision": str,
     "variant": str,
+    "config": str,
+    "family": str,
+    "sampler": str,
+    "channels_last": bool,
     "unet": str,
     "pool_from": str,
     "detectors": str,
@@ -38,7 +42,12 @@ BASE: dict[str, type] = {
     "guidance": float,
     "batch": int,
 }
-CHOICES = {"attention": ("vanilla",), "precision": ("fp32", "bf16")}
+CHOICES: dict[str, Sequence[str]] = {
+    "attention": ("vanilla",),
+    "precision": ("fp32", "bf16"),
+    "family": signatures.registry("families"),
+    "sampler": ("ddim", "pndm", "dpm", "lms", "euler", "flow"),
+}
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 STAGES: dict[str, dict[str, type]] = {
     "pool": {"images": int, "anchors": int, "captions": int},
@@ -221,9 +230,22 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
             known(f"{section}.{axis}", grid[axis], allowed[axis])
         if axis in ("methods", "attacks") and "none" not in grid[axis]:
             raise ParamsError(f"params.yaml: {section}.{axis} leaves out 'none', beside which everything is measured; add it")
-    for concept in grid["concepts"]:
-        for base in grid["bases"]:
+    for base in grid["bases"]:
+        for concept in grid["concepts"]:
             detector(params, concept, base)
+        for axis in ("methods", "attacks"):
+            for name in grid[axis]:
+                if why := lacks(params, axis, name, base):
+                    raise ParamsError(
+                        f"params.yaml: {section}.{axis}: {name} is not defined on {base}: {why}; take one of them out of the grid"
+                    )
+
+
+def lacks(params: Mapping[str, Any], axis: str, name: str, base: str) -> str | None:
+    """Why a method or an attack is not defined on a base's family; None where it is."""
+    known = signatures.literal("families", params["bases"][base].get("family", "sd"), "LACKS")
+    needs = signatures.literal(axis, params[axis][name].get("of", name), "NEEDS") or ()
+    return next((known[need] for need in needs if need in known), None)
 
 
 def concepts() -> list[str]:

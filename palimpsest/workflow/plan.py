@@ -18,7 +18,7 @@ from palimpsest.files import md5, sha256, write_json, write_text
 from palimpsest.workflow import code, jobs, params, paths, signatures
 
 Settings = Mapping[str, Any]
-MODEL = ("path", "revision", "variant", "unet", "attention", "precision")
+MODEL = ("path", "revision", "variant", "config", "family", "sampler", "channels_last", "unet", "attention", "precision")
 SAMPLER = ("steps", "guidance")
 READS = {  # stage -> what its plan holds
     "gen_prompts": ("concept", "prompts"),
@@ -97,6 +97,8 @@ FOLDERS = {"method": "methods", "attack": "attacks", "scores": "scores", "prompt
 
 def plugins(parts: Mapping[str, Any]) -> Iterator[str]:
     """The plug-in files that a plan names."""
+    if "base" in parts:
+        yield f"palimpsest/families/{parts['base'].get('family', 'sd')}.py"
     for name, folder in FOLDERS.items():
         if name in parts:
             for entry in parts[name].values() if name == "scores" else (parts[name],):

@@ -29,9 +29,11 @@ def check(settings: Mapping[str, Any], base: str) -> None:
         for name, entry in said.items() if section == "scores" else [(section, said)]:
             for package in absent(folder, entry.get("of", name)):
                 raise ParamsError(f"{key(section, name)} of {base} needs the package {package}, which is not installed; {remedy(package)}")
-            for text in texts(entry):
+            remote = "base_url" in entry.get("settings", {})  # its model lies on another machine
+            for text in () if remote else texts(entry):
                 found(f"{key(section, name)} of {base}", text)
-    model(f"bases.{base}", settings["bases"][base]["path"], settings["bases"][base].get("revision"))
+    said = settings["bases"][base]
+    model(f"bases.{base}", said.get("config", said["path"]), said.get("revision"))
 
 
 def key(section: str, name: str) -> str:

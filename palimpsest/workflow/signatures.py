@@ -55,16 +55,29 @@ def defaults(folder: str, name: str) -> dict[str, Any]:
     return {key: ast.literal_eval(default) for key, default in found.items() if default is not None}
 
 
+@cache
+def literal(folder: str, name: str, constant: str) -> Any:
+    """The value of a constant of a plug-in's file, or None."""
+    for node in source(folder, name).body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=found)], value=value) | ast.AnnAssign(target=ast.Name(id=found), value=ast.expr() as value)
+            ):
+                if found == constant:
+                    return ast.literal_eval(value)
+    return None
+
+
 def budget(attack: str) -> str:
     """The sentence BUDGET of an attack's file, with its settings in braces.
 
     Raises:
         ParamsError: there is none.
     """
-    for node in source("attacks", attack).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "BUDGET":
-            return ast.literal_eval(node.value)
-    raise ParamsError(f"palimpsest/attacks/{attack}.py has no BUDGET; palimpsest/attacks/cce.py shows what it is")
+    said = literal("attacks", attack, "BUDGET")
+    if said is None:
+        raise ParamsError(f"palimpsest/attacks/{attack}.py has no BUDGET; palimpsest/attacks/cce.py shows what it is")
+    return said
 
 
 def fits(value: Any, annotation: ast.expr) -> bool:
