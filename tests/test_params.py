@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -199,3 +200,67 @@ def test_tables_outside_the_grid_can_be_asked_for_together(project: Path) -> Non
     run = snakemake("-n", *tables)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {line.split()[1] for line in run.stdout.splitlines() if line.startswith("report ")} == {"4"}
+
+
+def test_a_method_that_a_family_does_not_have_is_said_with_the_reason(project: Path) -> None:
+    change(
+        project, "grid", {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none"], "bases": ["sd3-medium"], "seeds": [0]}
+    )
+    with pytest.raises(params.ParamsError, match=r"grid.methods: uce is not defined on sd3-medium: SD3's keys and values .*; take one"):
+        params.load()
+    change(project, "grid/bases", ["sdxl"])
+    assert params.load()["grid"]["methods"] == ["none", "uce"]
+
+
+def test_what_plug_ins_need_is_what_families_speak_of() -> None:
+    from palimpsest import families
+
+    for axis in ("methods", "attacks"):
+        for name in signatures.registry(axis):
+            assert set(signatures.literal(axis, name, "NEEDS") or ()) <= set(families.NEEDS)
+    for name in signatures.registry("families"):
+        assert signatures.literal("families", name, "LACKS") == families.named(name).LACKS and set(families.named(name).LACKS) <= set(
+            families.NEEDS
+        )
+
+
+def test_a_base_of_the_papers_takes_its_protocol(project: Path) -> None:
+    """Presets in place of the settings for the embedded model, its own prompts, pool and scores; `on` stands on top."""
+    change(project, "methods/esd-u/on", {"papers": {"preset": "official", "settings": {"steps": 7}}})
+    settings = params.load()
+    assert params.plugin(settings, "methods", "esd", "church", "sd14")[1] == {"variant": "x", "texts": "train"}
+    assert params.plugin(settings, "methods", "rece", "nudity", "sd14")[1] == {"rho": 0.1, "rounds": 3}, "there is no preset darkminer"
+    assert params.plugin(settings, "methods", "esd-u", "church", "sd14")[1] == {"variant": "u", "latent_alignment": "legacy", "steps": 7}
+    assert params.plugin(settings, "methods", "esd", "church", "mini")[1] == settings["methods"]["esd"]["settings"]
+    assert (
+        params.examined(settings, "prompts", "sd14")["of"] == "frozen" and params.examined(settings, "prompts", "mini")["of"] == "grammar"
+    )
+    assert set(params.examined(settings, "scores", "sd14")) != set(params.examined(settings, "scores", "mini"))
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("bases/sd14/protocol", "paper", ["bases.sd14.protocol", "'paper'", "did you mean 'papers'"]),
+        ("bases/sdxl/family", "sdlx", ["bases.sdxl.family", "'sdlx'", "did you mean 'sdxl'"]),
+        ("bases/sd14/sampler", "dim", ["bases.sd14.sampler", "'dim'", "did you mean 'ddim'"]),
+        ("protocols/papers/prompts/of", "frosen", ["protocols.papers.prompts.of", "'frosen'", "did you mean 'frozen'"]),
+        ("protocols/papers/pool/images", "many", ["protocols.papers.pool.images", "'many'", "int"]),
+        ("protocols/papers/minutes", {"erase@*": "long"}, ["protocols.papers.minutes.erase@*", "'long'", "float"]),
+        ("methods/esd/on", {"paper": {}}, ["methods.esd.on", "'paper'", "did you mean 'papers'"]),
+        ("methods/esd/for", {"objct": {}}, ["methods.esd.for", "'objct'", "did you mean 'object'"]),
+    ],
+)
+def test_protocols_are_checked(project: Path, key: str, value: Any, said: list[str]) -> None:
+    test_one_line_names_key_and_remedy(project, key, value, said)
+
+
+def test_the_plan_of_the_papers_and_its_cost(project: Path) -> None:
+    """For looking alone: without -n it is one line, and nothing is touched."""
+    run = snakemake("-n", "--quiet", "all", "--configfile", "params/sd14.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"estimate: \d+ jobs to make, \d+ GPU hours by the `minutes` of their protocols", run.stderr), run.stderr
+    assert not (project / "results/plan").exists()
+    run = snakemake("--cores", "1", "--configfile", "params/sd14.yaml")
+    assert run.returncode != 0 and "they are for looking (-n); write the setting into params.yaml" in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
