@@ -8,9 +8,9 @@ for place in params.external():
             directory(place) if "." not in Path(place).name else place,
         log:
             f"logs/fetch/{Path(place).name}.log",
+        priority: 100
         params:
             place=place,
-        priority: 100
         message:
             f"Fetch {place}"
         shell:
