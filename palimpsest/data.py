@@ -44,8 +44,11 @@ class Concept:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Sentences with the concept beside the same without it: lists of their own where the prompts have such, or pool and anchors."""
-        told, without = ("pairs", "without") if "pairs" in self.texts else ("pool", "anchors")
-        return list(zip(self.texts.get(told, ()), self.texts.get(without, ()), strict=True))
+        named = ("pairs", "without") if "pairs" in self.texts else ("pool", "anchors")
+        told, without = (self.texts.get(name, ()) for name in named)
+        if len(told) != len(without):
+            raise ValueError(f"concept {self.name}: of {named[0]} and {named[1]} in its prompts one is longer; make them again")
+        return list(zip(told, without, strict=True))
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], texts: Mapping[str, Sequence[str]] | None = None) -> Self:

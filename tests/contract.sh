@@ -299,7 +299,7 @@ mishaps() {
     rm -r results/church/uce/images/mini-s0/none/images
     says "pictures deleted by hand" "gone:.*images is not here.*dvc checkout" "$(snakemake -n 2>&1)"
     dvc checkout -q
-    says "--config goes round dvc.lock" "palimpsest: --config.*params.yaml" "$(snakemake -n --config pool='{images: 5}' 2>&1 || true)"
+    says "--config goes round dvc.lock" "palimpsest: --config.*params.yaml" "$(snakemake --cores 1 --config pool='{images: 5}' 2>&1 || true)"
     snakemake --cores 1 -F results/church/uce/table.csv > work/first.log 2>&1 & first=$!
     sleep 8
     says "two snakemakes in one folder" "palimpsest: another snakemake is at work" "$(snakemake --cores 1 2>&1 || true)"

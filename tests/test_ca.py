@@ -257,7 +257,7 @@ def test_errors_say_what_is_missing(tiny: Model, concept: data.Concept, images: 
         ca.erase(tiny, concept, images.only("pool"), seed=0)
     with pytest.raises(ValueError, match="'building' is not in 'a photo of a tree in a field'; set its `anchor`"):
         ca.erase(tiny, replace(concept, anchor="a building"), images, seed=0)
-    with pytest.raises(ValueError, match="no sentence of `pool` stands beside 'a photo of a tree in a field'"):
+    with pytest.raises(ValueError, match="no sentence stands beside 'a photo of a tree in a field'"):
         ca.erase(tiny, replace(concept, texts={}), images, seed=0, captions="pairs")
 
 

@@ -152,7 +152,7 @@ def test_what_is_asked(concept: Any, plain: data.Prompts) -> None:
 
 @pytest.mark.parametrize("settings, said", [
     ({"vectors": 22}, "does not fit into 24 tokens"),
-    ({"initialiser": "a word of several tokens"}, "starts from a word of one token"),
+    ({"initialiser": "a word of several tokens"}, "starts from a word of one "),
     ({"path_levels": 31}, "write 2 or more, at most `path_span`"),
 ])  # fmt: skip
 def test_bad_settings_are_named_before_anything_is_trained(

@@ -22,9 +22,9 @@ TRAINED = [name for name in METHODS if name in SMALL]  # the others solve an equ
 
 
 def change(model: Model, made: edits.Erasure) -> Tensor:
-    """What is added to the weights, in one row."""
-    before = edits.parameters(model, "*")
-    return torch.cat([(after - before[name]).flatten() for name, after in edits.weights(model, made).items()])
+    """What is added to all weights, in one row."""
+    before, after = edits.parameters(model, "*"), edits.weights(model, made)
+    return torch.cat([(after.get(name, value) - value).flatten() for name, value in before.items()])
 
 
 @pytest.mark.parametrize("name", TRAINED)

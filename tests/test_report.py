@@ -167,6 +167,7 @@ def test_a_table_that_lacks_a_new_column_is_shown_without_it() -> None:
     old = {key: value for key, value in new.items() if not key.startswith("Ratio")}
     assert page.shown(new, "Ratio") == ("12.5", "5–20, n 60") and page.shown(old, "Ratio") == ("", "")
     assert "uce" in figures.rates([new, {**new, "method": "esd"}])
+    assert "uce" in figures.rates([new, {**new, "method": "esd", "Others": "", "Others low": "", "Others high": ""}]), "nothing was counted"
 
 
 def test_ratio_against_the_threshold() -> None:

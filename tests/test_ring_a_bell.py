@@ -261,5 +261,7 @@ def test_bad_files_are_told_in_one_line(concept: data.Concept, images: Any, plai
         with pytest.raises(ValueError, match=said):
             run(concept, images, plain, **{key: str(tmp_path / name)})
     lone = replace(concept, texts={"pool": ["a church"]})
-    with pytest.raises(ValueError, match="hold no pairs"):
+    with pytest.raises(ValueError, match="of pool and anchors in its prompts one is longer; make them again"):
         run(lone, images, plain)
+    with pytest.raises(ValueError, match="hold no pairs"):
+        run(replace(concept, texts={}), images, plain)

@@ -36,7 +36,6 @@ from palimpsest.optimise import descend
 from palimpsest.types import Latents, Model
 
 NEEDS = ("cross-attention",)  # of families/: without it not defined
-
 WHERE = {"cross-attn": "unet.*attn2.to_[kv].weight", "attn": "unet.*.to_[qkvo]*", "full": "unet.*"}
 FAR, CLOSE = ("a far away ", "very small "), ("zoomed in ", "close up ")
 
@@ -97,12 +96,9 @@ def check(concept: Concept, anchors: Images, captions: str) -> None:
     """Raises ValueError where concept or pictures lack what is needed."""
     if not anchors.rows:
         raise ValueError(f"concept {concept.name}: CA learns from pictures of the anchor and there are none; set `pool: {{anchors: N}}`")
-    known = {anchor for _, anchor in concept.pairs}
     for c in sorted({row.prompt.text for row in anchors.rows}):
-        if captions == "pairs" and c not in known:
-            raise ValueError(
-                f"concept {concept.name}: no sentence stands beside {c!r}, which names the anchor; make prompts and pool again"
-            )
+        if captions == "pairs" and c not in {anchor for _, anchor in concept.pairs}:
+            raise ValueError(f"concept {concept.name}: no sentence stands beside {c!r} of the anchor; make prompts and pool again")
         if captions == "official" and concept.kind == "object" and bare(concept.anchor) not in c:
             raise ValueError(f"concept {concept.name}: {bare(concept.anchor)!r} is not in {c!r}; set its `anchor`, or `captions: pairs`")
 

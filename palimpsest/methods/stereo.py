@@ -54,6 +54,7 @@ class Common(NamedTuple):
 
 
 COMMON = Common()
+SCENES = ("scenes", "pool")  # lists of sentences that hold the concept in a scene, REO's anchors
 
 
 def composed(null: Text, anchors: Sequence[Text], erased: Sequence[Text], w_pos: float, w_neg: float) -> Mix:
@@ -69,20 +70,16 @@ def stratified(of: int, count: int, draws: torch.Generator) -> Tensor:
     return torch.cat([even[torch.randperm(len(even), generator=draws)], torch.randperm(of, generator=draws)[: count % of]])
 
 
-def listed(concept: Concept, name: str) -> list[str]:
-    """A prompt list of the concept.
+def listed(concept: Concept, *names: str) -> list[str]:
+    """A prompt list of the concept: of these names the first that it has.
 
     Raises:
-        ValueError: it has none of that name.
+        ValueError: it has none.
     """
-    if not concept.texts.get(name):
-        raise ValueError(f"concept {concept.name}: texts has no {name!r}; stereo needs it, gen_prompts writes it")
-    return list(concept.texts[name])
-
-
-def beheld(concept: Concept) -> list[str]:
-    """REO's anchors, sentences that hold the concept in a scene: a list of their own where the prompts have one, or those of the pool."""
-    return listed(concept, "scenes" if "scenes" in concept.texts else "pool")
+    found = [name for name in names if concept.texts.get(name)]
+    if not found:
+        raise ValueError(f"concept {concept.name}: texts has no {names[-1]!r}; stereo needs it, gen_prompts writes it")
+    return list(concept.texts[found[0]])
 
 
 def beginning(model: Model, concept: Concept, start_from: str) -> Tensor:
@@ -200,7 +197,7 @@ def reo(
     draws = torch.Generator().manual_seed(seed)
     learned = [f"<{word}>" for word in sorted(words)[:adversarial]]
     null, erased = encode(model, [""]), encode(model, spoken(concept, common.names) + learned, words)
-    scenes = encode(model, beheld(concept))
+    scenes = encode(model, listed(concept, *SCENES))
     shown = stratified(len(erased), steps * common.batch, draws).view(steps, common.batch)
     beside = stratified(len(scenes), steps * anchors * common.batch, draws).view(steps, anchors, common.batch)
 
@@ -238,7 +235,7 @@ def erase(
         stage: `ste` gives the model behind the last round of STE, without REO (the paper's Table 5; its first is that of `rounds: 1`).
     """
     common = Common(layers, names, batch, sampler_steps, guidance, latent_alignment)
-    beheld(concept)  # missed before the search and not after it
+    listed(concept, *SCENES)  # missed before the search and not after it
     ste: dict[str, Any] = {
         "rounds": rounds, "eta": eta, "steps": ste_steps, "lr": ste_lr, "invert_steps": invert_steps, "invert_lr": invert_lr,
         "invert_batch": invert_batch, "vectors": vectors, "start_from": start_from, "reset_seeds": reset_seeds,

@@ -17,7 +17,8 @@ INK = {"Ratio": "#3b6ea8", "ASR": "#c4562f", "Others": "#6b9b57"}
 def rates(rows: Sequence[Row]) -> str:
     """Bars of every rate for each method, with their 95 % intervals."""
     plt = plotting()
-    names = [f for f in rows[0] if f.split()[0] in INK and all(f"{f} low" in row for row in rows)]  # not those that an older table lacks
+    # not those that an older table lacks, nor those that nothing was counted for
+    names = [f for f in rows[0] if f.split()[0] in INK and all(row.get(f"{f} low") for row in rows)]
     figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(rows), 2.8), layout="constrained")
     width = 0.8 / len(names)
     for n, name in enumerate(names):
