@@ -79,7 +79,7 @@ def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]],
     """Lines of pictures: each method's answers to the same prompts, plain and under attack; nothing where the pictures are not here."""
     base, seed = rows[0]["base"], rows[0]["seed"]
     fields = settings.read_concept(concept)
-    detector = fields["detectors"][params["bases"][base]["detectors"]]
+    detector = settings.detector(params, concept, base)
     blurred = purpose == "concept" and hidden(fields, params["bases"][base])
     cells = [Cell(concept, row["method"], base, int(seed)) for row in rows if row["seed"] == seed]
     attacks = params["grid"]["attacks"] if purpose == "concept" else ["none"]
@@ -105,7 +105,7 @@ def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]],
 def thresholds(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]) -> str:
     """The figure of report/sweep.py for the first base and seed; nothing where its detector has no threshold or the scores are not here."""
     base, seed = rows[0]["base"], rows[0]["seed"]
-    detector = settings.read_concept(concept)["detectors"][params["bases"][base]["detectors"]]
+    detector = settings.detector(params, concept, base)
     files = {row["method"]: Path(paths.scores(concept, row["method"], base, int(seed), "none")) for row in rows if row["seed"] == seed}
     panels = sweep.panels(detector, {method: Scores.load(file) for method, file in files.items() if file.exists()})
     return figures.thresholds(panels) if panels and panels[0].lines else ""
@@ -117,7 +117,7 @@ def searches(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]
     """
     base, seed = rows[0]["base"], rows[0]["seed"]
     fields = settings.read_concept(concept)
-    detector, blurred = fields["detectors"][params["bases"][base]["detectors"]], hidden(fields, params["bases"][base])
+    detector, blurred = settings.detector(params, concept, base), hidden(fields, params["bases"][base])
     every: list[tuple[runs.Run, Path]] = []
     for cell in [Cell(concept, row["method"], base, int(seed)) for row in rows if row["seed"] == seed]:
         asked, scored, manifest = (Path(of(*cell, attack)) for of in (paths.attack, paths.scores, paths.images))

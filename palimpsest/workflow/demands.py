@@ -82,10 +82,8 @@ def estimate(params: Mapping[str, Any]) -> str:
     `minutes` holds patterns of job names, as DVC has them ("erase@*-dm2-*"), and the minutes of such a job; the first that fits counts.
     """
     known = {base: params["protocols"].get(said.get("protocol"), {}).get("minutes", {}) for base, said in params["bases"].items()}
-    ahead = [job for job in jobs.of_grid(params) if known.get(job.names.get("base", "")) and not all(map(exists, job.small))]
+    ahead = [
+        job for job in jobs.of_grid(params) if known.get(job.names.get("base", "")) and not all(Path(file).exists() for file in job.small)
+    ]
     spent = [next((value for name, value in known[job.names["base"]].items() if fnmatchcase(job.name, name)), 0) for job in ahead]
     return f"estimate: {len(ahead)} jobs to make, {sum(spent) / 60:.0f} GPU hours by the `minutes` of their protocols" if ahead else ""
-
-
-def exists(file: str) -> bool:
-    return Path(file).exists()

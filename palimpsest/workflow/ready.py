@@ -6,13 +6,14 @@ import ast
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from palimpsest.workflow import params, signatures
 from palimpsest.workflow.complaints import ParamsError
+from palimpsest.workflow.plan import texts
 
 FOLDERS = {"prompts": "prompts", "reference": "references", "scores": "scores"}
 CARDS = ("model_index.json", "config.json")  # by which a model is known on the hub
@@ -38,14 +39,6 @@ def check(settings: Mapping[str, Any], base: str) -> None:
 
 def key(section: str, name: str) -> str:
     return f"scores.{name}" if section == "scores" else section
-
-
-def texts(entry: Any) -> Iterator[str]:
-    if isinstance(entry, str):
-        yield entry
-    elif isinstance(entry, Mapping | list):
-        for value in entry.values() if isinstance(entry, Mapping) else entry:
-            yield from texts(value)
 
 
 @cache
