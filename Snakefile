@@ -18,6 +18,7 @@ from palimpsest.workflow import (
     record,
     settle,
     stage,
+    undefined,
 )
 
 min_version("9.20")

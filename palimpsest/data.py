@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -118,7 +118,7 @@ class Prompts:
 
 
 class Picture(NamedTuple):
-    """One picture of a manifest, with what was asked for it."""
+    """One picture of a manifest, with what was asked for it. One that lies on no disk has no sha256."""
 
     file: str
     sha256: str
@@ -128,29 +128,40 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures on disk or in memory; `pixels` hands them out, and `batches` does so for more of them than there is room for."""
+    """Pictures on disk, in memory or yet to be drawn; `pixels` hands them out, `batches` more of them than there is room for."""
 
     rows: Sequence[Picture]
     folder: Path
-    held: dict[str, Image.Image] | None = None  # those that lie in memory, by file; where it is not None, one that is read joins them
+    held: dict[Picture, Image.Image] | None = None  # those that lie in memory; where it is not None, one that is asked for joins them
+    draw: Callable[[Sequence[Prompt]], Tensor] | None = None  # pictures "n 3 h w" in [-1, 1] of those that lie on no disk
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], pixels: Tensor) -> Images:
         """Pictures "n 3 h w" in [-1, 1] that are on no disk, rounded to bytes as they would be there."""
         rows = [Picture(f"{n:05d}.png", "", prompt) for n, prompt in enumerate(prompts)]
-        return cls(rows, Path(), {row.file: to_picture(picture) for row, picture in zip(rows, pixels, strict=True)})
+        return cls(rows, Path(), {row: to_picture(picture) for row, picture in zip(rows, pixels, strict=True)})
 
-    def picture(self, file: str) -> Image.Image:
-        if self.held is None:
-            return read(self.folder / file)
-        if file not in self.held:
-            self.held[file] = read(self.folder / file)
-        return self.held[file]
+    def pictures(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
+        """Of these rows, or of all.
+
+        Raises:
+            ValueError: one lies on no disk, and nothing was said of how to draw it.
+        """
+        picked = self.rows if rows is None else [self.rows[n] for n in rows]
+        held = {} if self.held is None else self.held
+        unseen = [row for row in dict.fromkeys(picked) if not row.sha256 and row not in held]
+        if unseen and self.draw is None:
+            raise ValueError(f"the picture of {unseen[0].prompt.text!r} lies on no disk; it is drawn where it is scored")
+        if unseen and self.draw:
+            held.update(zip(unseen, map(to_picture, self.draw([row.prompt for row in unseen])), strict=True))
+        for row in picked:
+            if row not in held:
+                held[row] = read(self.folder / row.file)
+        return [held[row] for row in picked]
 
     def pixels(self, rows: Sequence[int] | None = None) -> Tensor:
-        """float "n 3 h w" in [-1, 1]."""
-        picked = self.rows if rows is None else [self.rows[n] for n in rows]
-        return torch.stack([to_tensor(self.picture(row.file)) for row in picked])
+        """float "n 3 h w" in [-1, 1] of these rows, or of all."""
+        return torch.stack([to_tensor(picture) for picture in self.pictures(rows)])
 
     def batches(self, size: int = 128) -> Iterator[Tensor]:
         """The pixels of `size` pictures after the other."""
@@ -170,18 +181,18 @@ class Images:
         return len(self.rows)
 
     @classmethod
-    def load(cls, *manifests: Path) -> Images:
-        """The pictures of one or more manifests, as one set."""
+    def load(cls, *manifests: Path, draw: Callable[[Sequence[Prompt]], Tensor] | None = None) -> Images:
+        """The pictures of one or more manifests, as one set; `draw` makes those that these only list."""
         places = [manifest.absolute().parent for manifest in manifests]  # not resolved: a manifest may be a link into DVC's cache
         top = Path(os.path.commonpath(places))
         rows: list[Picture] = []
         for manifest, place in zip(manifests, places, strict=True):
             for row in json.loads(manifest.read_text())["pictures"]:
                 path = place / row["file"]
-                if not path.exists():
+                if row["sha256"] and not path.exists():
                     raise FileNotFoundError(f"{path} is listed in {manifest} but is not there; `dvc pull {manifest.parent}` brings it back")
                 rows.append(Picture(str(path.relative_to(top)), row["sha256"], Prompt.of(row["prompt"]), row["role"]))
-        return cls(rows, top)
+        return cls(rows, top, draw=draw)
 
 
 def read(file: Path) -> Image.Image:

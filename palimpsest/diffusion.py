@@ -198,6 +198,19 @@ def blown_up(scheduler: Any, x: Latents, start: int) -> Latents:
     return x / shrunk(scheduler, torch.ones_like(x), scheduler.timesteps[start])
 
 
+def legacy_stop(k: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`latent_alignment: legacy`, the rule of ESD's program of 2023, which AdvUnlearn took over: x_t and its label, which do not agree.
+
+    The label is any level of the k-th of `steps` parts of [0, 1000), counted from the clean end. x_t begins at the second step of the
+    schedule and goes two steps further than k, for k = 0 and 1 to the end.
+
+    Returns:
+        before which step x_t stops, and the levels [low, high) of the label, all of the shape of k.
+    """
+    edges = torch.tensor([round(part / steps * 1000) for part in range(steps + 1)])
+    return (steps + 1 - k).clamp(max=steps), edges[k], edges[k + 1]
+
+
 @torch.no_grad()
 def sdedit(model: Model, x: Latents, mix: Mix | Steered, eps: Latents, *, strength: float, steps: int) -> Latents:
     """Redraw pictures under another mix from part-way noise (Meng et al. 2022). strength in (0, 1]: share of the schedule run again, as

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from palimpsest import edits, families
+from palimpsest import edits, families, missing
 from palimpsest.diffusion import guided
 from palimpsest.types import Model, Reader
 
@@ -112,31 +112,11 @@ def border(base: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (OSError, errors.EntryNotFoundError, errors.HFValidationError, SafetensorError) as error:
-        said, causes = " ".join(str(error).split()), [*chain(error)]
+        said = " ".join(str(error).split())
         if Path(source).exists() or isinstance(error, SafetensorError) or said.startswith(f"{path}: "):
             raise FileNotFoundError(said if said.startswith(f"{path}: ") else f"{path}: {said}") from None
         at = f" at {base['revision']}" if base.get("revision") else ""
-        raise FileNotFoundError(f"{source}{at} {reason(causes)}") from None
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it came of, the first of all last."""
-    while error:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def reason(causes: list[BaseException]) -> str:
-    """Why a model cannot be had from the hub, and what to do."""
-    from huggingface_hub import constants, errors
-
-    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
-        return "is gated; accept its licence on its page, then `hf auth login`"
-    if any(isinstance(cause, errors.RevisionNotFoundError | errors.RepositoryNotFoundError) for cause in causes):
-        return "is not known to the hub; name a folder or another model under `bases` in params.yaml"
-    if constants.HF_HUB_OFFLINE:
-        return f"is not in the cache of the hub ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set; fetch it where there is a network"
-    return f"cannot be had from the hub: {' '.join(str(causes[-1]).split())}; fetch it where there is a network, or name a folder"
+        raise FileNotFoundError(f"{source}{at} {missing.model(error)}") from None
 
 
 def adapted(pipe: Any, sampler: str | None = None) -> Model:

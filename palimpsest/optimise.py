@@ -108,10 +108,13 @@ def descend(
 def places(title: str, sweep: Mapping[str, Any], steps: Sequence[int]) -> tuple[Path | None, dict[int, Path]]:
     """Where this training keeps its checkpoints, and where those that jobs share lie, by their number of steps."""
     kept = resume.kept()
-    if not kept or not kept.shares or not steps:
-        return (next(kept.trainings) if kept else None), {}
+    if not kept:
+        return None, {}
+    own = next(kept.trainings)
+    if not kept.shares or not steps:
+        return own, {}
     _, place = kept.place(title, sweep)
-    return next(kept.trainings), {step: place.with_name(f"{place.name}-{step:06d}.pt") for step in steps}
+    return own, {step: place.with_name(f"{place.name}-{step:06d}.pt") for step in steps}
 
 
 def resumed(

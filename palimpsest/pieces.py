@@ -32,17 +32,27 @@ def pictures(
     batch: int,
     roles: Sequence[str],
     order: Callable[[Images], Sequence[int]] | None = None,
+    stored: Sequence[int] | None = None,
 ) -> None:
     """Draw a picture for every row; the manifest is written last.
 
     Args:
-        draw: from a piece of the rows to its pictures, each "3 h w" in [-1, 1].
+        draw: from a piece of the rows to its pictures, each "3 h w" in [-1, 1]; of the stored rows, where not all are.
         kept: where pictures lie until all are there.
         roles: of each, in the manifest.
         order: in which the manifest lists them, once they are there.
+        stored: numbers of the rows whose pictures are drawn; the manifest only lists the others. None: all are.
     """
-    drawn(len(rows), draw, kept=kept, batch=batch, title=roles[0] if roles else "")
-    publish(manifest, rows, record, kept=kept, roles=roles, order=order)
+    numbers = range(len(rows)) if stored is None else stored
+    drawn(len(numbers), draw, kept=kept, batch=batch, title=roles[0] if roles else "")
+    publish(manifest, rows, record, kept=kept, roles=roles, order=order, stored=numbers)
+
+
+def lasting(rows: Sequence[Prompt], others: int | None) -> list[int]:
+    """Numbers of the rows whose pictures are stored: of those that should show the concept all, of the rest the first `others`, or all."""
+    rest = [n for n, row in enumerate(rows) if row.purpose != "concept"]
+    dropped = set(rest[len(rest) if others is None else others :])
+    return [n for n in range(len(rows)) if n not in dropped]
 
 
 def strongest(role: str, judge: Judge) -> Callable[[Images], list[int]]:
@@ -85,15 +95,19 @@ def publish(
     roles: Sequence[str],
     more: Sequence[Mapping[str, Any]] | None = None,
     order: Callable[[Images], Sequence[int]] | None = None,
+    stored: Sequence[int] | None = None,
 ) -> None:
     """Move the drawn pictures beside the manifest, which is written last.
 
     Args:
         more: what the manifest says of each beside its file, role and prompt.
+        stored: numbers of the rows that have a picture; None: all have.
     """
+    numbers = range(len(rows)) if stored is None else stored
+    at = {n: {"file": f"images/{file.name}", "sha256": sha256(file)} for n, file in zip(numbers, lying(kept, len(numbers)), strict=True)}
     made = [
-        {"file": f"images/{file.name}", "sha256": sha256(file), "role": role, "prompt": row.fields(), **about}
-        for file, row, role, about in zip(lying(kept, len(rows)), rows, roles, more or [{}] * len(rows), strict=True)
+        {**at.get(n, {"file": "", "sha256": ""}), "role": role, "prompt": row.fields(), **about}
+        for n, (row, role, about) in enumerate(zip(rows, roles, more or [{}] * len(rows), strict=True))
     ]
     if order:
         seen = Images([Picture(one["file"], one["sha256"], row, one["role"]) for one, row in zip(made, rows, strict=True)], kept.folder)

@@ -36,9 +36,14 @@ def guarded(concept: Concept) -> bool:
     return concept.kind == "inappropriate"
 
 
+def askable(concept: Concept, text: str) -> bool:
+    """Whether a text may be drawn."""
+    return not (guarded(concept) and about_minors(text))
+
+
 def kept(concept: Concept, prompts: Prompts) -> Prompts:
     """The prompts that may be drawn; how many there were before and after is said where that is not the same."""
-    rows = [row for row in prompts.rows if not (guarded(concept) and about_minors(row.text))]
+    rows = [row for row in prompts.rows if askable(concept, row.text)]
     if len(rows) < len(prompts.rows):
         said = f"{len(prompts.rows)} prompts, {len(rows)} of them without a word for a minor; the others are dropped"
         print(f"palimpsest: {said}", file=sys.stderr)

@@ -66,6 +66,8 @@ if workflow.is_main_process:
     try:
         if not OTHER:
             remember()
+        for why in undefined.of_grid(SETTINGS):
+            print(f"skipped: {why}", file=sys.stderr)
         if LOOKING and (estimate := demands.estimate(SETTINGS)):
             print(estimate, file=sys.stderr)
     except (params.ParamsError, OSError) as error:

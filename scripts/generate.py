@@ -14,12 +14,15 @@ def main(job: stage.Stage) -> None:
     file = Path(paths.images(job.concept, job.method, job.base, job.seed, job.attack))
     prompts = data.Prompts.load(Path(source))
 
+    stored = pieces.lasting(prompts.rows, None if job.method == "none" else job.reads.get("others_on_disk"))
+    shown = [prompts.rows[n] for n in stored]
     model = cache(lambda: models.load(job.reads["base"], edits.load(Path(erased))))
 
     with job.scratch(erased, source) as kept:
         pieces.pictures(
-            file, prompts.rows, lambda piece: diffusion.draw(model(), replace(prompts, rows=prompts.rows[piece]), **job.sampler),
+            file, prompts.rows, lambda piece: diffusion.draw(model(), replace(prompts, rows=shown[piece]), **job.sampler),
             job.record(job.reads["sampler"], erased, source), kept=kept, batch=job.sampler["batch"], roles=[job.attack] * len(prompts.rows),
+            stored=stored,
         )  # fmt: skip
 
 

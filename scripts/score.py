@@ -1,18 +1,30 @@
-"""Look at generated pictures: raw values of every score, picture by picture."""
+"""Look at generated pictures: raw values of every score, picture by picture. Those that no disk holds are drawn for it, and not kept."""
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from palimpsest import data, scores
+from torch import Tensor
+
+from palimpsest import data, diffusion, edits, models, scores
 from palimpsest.workflow import paths, stage
 
 
 def main(job: stage.Stage) -> None:
-    manifest = paths.images(job.concept, job.method, job.base, job.seed, job.attack)
-    unedited = paths.images(job.concept, "none", job.base, job.seed, "none")
+    cell = (job.concept, job.method, job.base, job.seed)
+    manifest, unedited = paths.images(*cell, job.attack), paths.images(job.concept, "none", job.base, job.seed, "none")
+    erased, asked = paths.erasure(*cell), paths.attack(*cell, job.attack)
+
+    @cache
+    def model() -> models.Model:
+        return models.load(job.reads["base"], edits.load(Path(erased)))
+
+    def draw(rows: Sequence[data.Prompt]) -> Tensor:
+        return diffusion.drawn(model(), data.Prompts(rows, data.Prompts.load(Path(asked)).vectors), **job.sampler)
+
     entries = job.reads["scores"]
-    made = scores.together(entries, data.Images.load(Path(manifest)), data.Images.load(Path(unedited)))
-    file = Path(paths.scores(job.concept, job.method, job.base, job.seed, job.attack))
-    made.save(file, job.record(entries, manifest, unedited))
+    made = scores.together(entries, data.Images.load(Path(manifest), draw=draw), data.Images.load(Path(unedited)))
+    made.save(Path(paths.scores(*cell, job.attack)), job.record(entries, manifest, unedited))
 
 
 if __name__ == "__main__":

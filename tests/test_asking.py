@@ -322,7 +322,6 @@ def test_why_a_row_is_of_no_use() -> None:
     assert why(("a castle with a French horn",), near) == 'with "church" or "french horn"'
     assert why(("a castle, and a b c",), near) == "longer than 6 words and marks" and why(("a castle, and a b",), near) == ""
     assert why(("a castle and a child",), near) == "" and why(("a castle and a child",), near, guarded=True) == "with a word for a minor"
-    assert asking.length("it's 12... a test") == 8
 
 
 @pytest.fixture(scope="module")

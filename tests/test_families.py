@@ -21,6 +21,8 @@ from torch import Tensor
 from palimpsest import data, diffusion, edits, families, guidance, models, tokens
 from palimpsest.attacks import cce
 from palimpsest.types import Model
+from palimpsest.workflow import ready
+from palimpsest.workflow.complaints import ParamsError
 
 ALL = tuple(PIPELINES)
 OWN = ("sd14", "sdxl", "pixart", "sd3")  # one of each family
@@ -468,14 +470,19 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.Monk
     ("path", "said"),
     [
         ("gated/sd3", "gated/sd3 is gated; accept its licence on its page, then `hf auth login`"),
-        ("unknown/sd", "unknown/sd is not known to the hub; name a folder or another model under `bases` in params.yaml"),
-        ("older/sd", "older/sd at abc is not known to the hub; name a folder or another model under `bases` in params.yaml"),
+        ("unknown/sd", "unknown/sd is not known to the hub; name a folder or another model in params.yaml"),
+        ("older/sd", "older/sd at abc is not known to the hub; name a folder or another model in params.yaml"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line(path: str, said: str, hub: pytest.MonkeyPatch) -> None:
+    """The same where the model is loaded and where it is looked for beforehand."""
+    revision = "abc" if path == "older/sd" else None
     with pytest.raises(FileNotFoundError) as error:
-        models.load({"path": path, **({"revision": "abc"} if path == "older/sd" else {})})
+        models.load({"path": path, "revision": revision})
     assert str(error.value) == said and error.value.__suppress_context__
+    with pytest.raises(ParamsError) as early:
+        ready.model("bases.tried", path, revision)
+    assert str(early.value) == f"bases.tried needs {said.replace(' is ', ', which is ')}" and early.value.__suppress_context__
 
 
 def test_offline_is_one_line(hub: pytest.MonkeyPatch) -> None:

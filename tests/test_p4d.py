@@ -17,17 +17,16 @@ from test_unlearndiff import (
     ALWAYS,
     DRAW,
     NEVER,
-    Killed,
     double,  # noqa: F401
+    dying,
     judged,
-    saved,
+    resumes,
     units,
 )
 
 from palimpsest import clip, data, diffusion, guidance, safety, search, targets
 from palimpsest.attacks import p4d
 from palimpsest.data import Prompt
-from palimpsest.resume import Part, Shares, resumable
 from palimpsest.types import Model
 
 CLIP = str(TOP / "data/mini/clip")
@@ -206,28 +205,8 @@ def test_bad_input(tiny: Model, concept: Any, plain: data.Prompts) -> None:
 
 def test_killed_and_resumed_and_in_parts(tiny: Model, concept: Any, plain: data.Prompts, tmp_path: Path) -> None:
     """The same bytes; tests/test_unlearndiff.py shows it for the search that goes through timesteps."""
-    left = [4]  # targets, and the first of two pieces
-
-    def dying(*args: Any, **given: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return DRAW(*args, **given)
-
-    def job(name: str, part: Part | None = None) -> Any:
-        return resumable(tmp_path / name, part, Shares("the same base, concept, code and seed", [], tmp_path / "shared"))
-
     attack = partial(attacked, tiny, concept, plain, "n", at_once=2)
-    whole = saved(tmp_path, attack())
-    with pytest.raises(Killed), job("work"):
-        attack(draw=dying)
-    with job("work"):
-        assert saved(tmp_path, attack()) == whole
-    for n in (1, 2):
-        with job("other method", Part(n, 2)):
-            attack()
-    with job("other method"):
-        assert saved(tmp_path, attack()) == whole
+    resumes(tmp_path, attack, draw=dying(DRAW, 4))  # targets, and the first of two pieces
 
 
 @pytest.mark.parametrize("preset", ["official", "n", "k", "darkminer"])

@@ -21,7 +21,7 @@ import yaml
 from conftest import TOP
 from PIL import Image
 from safetensors.torch import save_file
-from test_workflow import snakemake
+from test_workflow import begun
 
 from palimpsest.workflow import paths
 
@@ -68,9 +68,6 @@ def photographs(folder: Path, count: int) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose one base is examined as the papers examine Stable Diffusion, run for UCE on three kinds of concept."""
     folder = tmp_path_factory.mktemp("papers")
-    for name in ("Snakefile", "rules", "scripts", "data", "palimpsest", "profiles", "dvc.yaml", "accepted.yaml"):
-        copy = shutil.copytree if (TOP / name).is_dir() else shutil.copy
-        copy(TOP / name, folder / name)
     photographs(folder / "photographs", 8)
     settings = yaml.safe_load((TOP / "params.yaml").read_text())
     protocol = settings["protocols"]["papers"]
@@ -86,9 +83,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["grid"] = {"concepts": ["nudity", "church", "van_gogh"], **grid}
     for section in ("phenomena", "table1", "robustness"):
         settings[section] = {"concepts": ["church"], **grid}
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-    snakemake(folder)
-    return folder
+    return begun(folder, settings)
 
 
 @pytest.mark.parametrize("concept", ["nudity", "church", "van_gogh"])

@@ -202,16 +202,6 @@ def test_tables_outside_the_grid_can_be_asked_for_together(project: Path) -> Non
     assert {line.split()[1] for line in run.stdout.splitlines() if line.startswith("report ")} == {"4"}
 
 
-def test_a_method_that_a_family_does_not_have_is_said_with_the_reason(project: Path) -> None:
-    change(
-        project, "grid", {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none"], "bases": ["sd3-medium"], "seeds": [0]}
-    )
-    with pytest.raises(params.ParamsError, match=r"grid.methods: uce is not defined on sd3-medium: SD3's keys and values .*; take one"):
-        params.load()
-    change(project, "grid/bases", ["sdxl"])
-    assert params.load()["grid"]["methods"] == ["none", "uce"]
-
-
 def test_what_plug_ins_need_is_what_families_speak_of() -> None:
     from palimpsest import families
 

@@ -27,6 +27,12 @@ def noise(row: Prompt) -> torch.Tensor:
     return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(row.seed)) * 2 - 1
 
 
+def test_what_shows_the_concept_lasts_and_of_the_rest_the_first() -> None:
+    rows = [data.Prompt("", n, purpose) for n, purpose in enumerate(("other", "concept", "near", "other", "concept"))]
+    assert pieces.lasting(rows, None) == [0, 1, 2, 3, 4]
+    assert pieces.lasting(rows, 2) == [0, 1, 2, 4] and pieces.lasting(rows, 0) == [1, 4]
+
+
 class Drawing:
     """Draws pieces and remembers which; `breaks` says behind how many pictures it is killed."""
 

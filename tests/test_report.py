@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import on_disk
+import yaml
+from conftest import TOP, on_disk
 from PIL import Image
 
 from palimpsest import data
 from palimpsest.judge import detected
 from palimpsest.report import figures, measures, page, sweep, table, tables
+from palimpsest.workflow import paths
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
 COST = {"seconds": 1.5, "peak_memory_mb": 10}
@@ -114,6 +117,26 @@ def test_a_table_that_is_being_made_again_does_not_stop_the_page_of_another(tmp_
     assert page.rows(tmp_path / "table.csv") == []
     (tmp_path / "table.csv").write_text("method,base\nuce,mini\n")
     assert page.rows(tmp_path / "table.csv") == [{"method": "uce", "base": "mini"}]
+
+
+def test_the_page_shows_the_first_base_once_and_reads_its_scores_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(TOP / "data")
+    real, scores, rows = data.Scores({"features": torch.randn(50, 3)}, MEANING), cell([0.9, 0.2]), []
+    for base, method in itertools.product(("mini", "mini-without-church"), ("none", "uce")):
+        rows.append(table.row(method, base, 0, {"none": scores, "cce": scores}, real, DETECTOR, "object", COST, {"cce": "a lot"}))
+        for attack in ("none", "cce"):
+            where = ("church", method, base, 0, attack)
+            scores.save(Path(paths.scores(*where)), {})
+            on_disk(Path(paths.images(*where)), scores.prompts, [torch.zeros(3, 64, 64)] * 4)
+    table.write(Path("results/church/uce/table.csv"), rows)
+    load, loaded = data.Scores.load, list[Path]()
+    monkeypatch.setattr(data.Scores, "load", lambda file: loaded.append(file) or load(file))
+    page.refresh(yaml.safe_load((TOP / "params.yaml").read_text()) | {"grid": {"attacks": ["none", "cce"]}, "report": {"examples": 2}})
+    drawn = Path(paths.PAGE).read_text()
+    assert drawn.count("<img") == 2 * 2 * 2 + 2 * 2 and drawn.count('class="hit"') == 2 * 2
+    assert all(drawn.count(f"<td>{line}</td>\n") == n for line, n in (("unedited", 2), ("uce", 2), ("unedited, under cce", 1)))
+    assert len(loaded) == len(set(loaded)) == 4
 
 
 def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:

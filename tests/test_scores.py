@@ -7,7 +7,7 @@ import pickle
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
@@ -22,7 +22,7 @@ from conftest import TOP, on_disk
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palimpsest import clip, data, scores
+from palimpsest import clip, data, pieces, resume, scores
 from palimpsest.data import Images, Prompt, Scores
 from palimpsest.files import sha256
 from palimpsest.mini import render
@@ -124,6 +124,29 @@ def test_pictures_in_memory_say_what_they_say_on_disk(rows: list[Prompt], drawn:
     assert torch.equal(replace(held, rows=held.rows[3:5]).pixels(), pictures.pixels([3, 4]))
 
 
+def test_pictures_that_no_disk_holds_are_drawn_once_and_say_the_same(
+    rows: list[Prompt], drawn: Tensor, pictures: Images, unedited: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of 24 the last 20 are only listed; never more than a chunk of them is asked for, and none of them twice."""
+    place, asked = {row: n for n, row in enumerate(rows)}, list[list[int]]()
+
+    def draw(wanted: Sequence[Prompt]) -> Tensor:
+        asked.append([place[row] for row in wanted])
+        return drawn[asked[-1]]
+
+    with resume.resumable(tmp_path / "work") as kept:
+        pieces.pictures(
+            tmp_path / "manifest.json", rows, lambda piece: drawn[:4][piece], {}, kept=kept, batch=3, roles=["none"] * 24, stored=range(4)
+        )
+    listed = Images.load(tmp_path / "manifest.json", draw=draw)
+    assert len(list((tmp_path / "images").iterdir())) == 4 and len(listed) == 24
+    monkeypatch.setattr(scores, "CHUNK", 7)
+    assert same(scores.together(MINI, listed, unedited), scores.together(MINI, pictures, unedited))
+    assert sorted(n for some in asked for n in some) == list(range(4, 24)) and max(map(len, asked)) <= 7
+    with pytest.raises(ValueError, match="lies on no disk; it is drawn where it is scored"):
+        Images.load(tmp_path / "manifest.json").pixels()
+
+
 def test_a_slice_of_pictures(pictures: Images) -> None:
     assert pictures[4:9].rows == pictures.rows[4:9] and torch.equal(pictures[4:9].pixels(), pictures.pixels(range(4, 9)))
     assert torch.equal(torch.cat(list(pictures.batches(5))), pictures.pixels())
@@ -180,7 +203,8 @@ def test_a_package_that_is_not_there(of: str, package: str, tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, package, None)  # as Python does where an import must fail
     import_module(f"palimpsest.scores.{of}").load.cache_clear()
     given = {"inception": {"weights": str(tmp_path)}, "lpips": {"backbone": str(tmp_path)}, "nudenet": {}}[of]
-    with pytest.raises(ValueError, match=rf"^scores.mine needs the package {package}, .*`pip install {package}` brings it$"):
+    remedy = r"`pip install -e '\.\[(judges|metrics)\]'` brings it"
+    with pytest.raises(ValueError, match=rf"^scores.mine needs the package {package}, which is not installed; {remedy}$"):
         scores.ready({"mine": {"of": of, "settings": given}})
 
 
@@ -341,7 +365,7 @@ def test_the_classifier_sees_what_ultralytics_would_show_it(large: Images, tmp_p
     weights = MINI["objects"]["settings"]["weights"]
     theirs = YOLO(yolo.ARCHITECTURE)
     theirs.model = deepcopy(yolo.load(Path(weights))[0])  # it folds layers into one another
-    shown = [large.picture(row.file) for row in large.rows]
+    shown = large.pictures()
     found = theirs.predict(shown, imgsz=64, device="cpu", verbose=False, project=str(tmp_path))
     wanted = torch.stack([one.probs.data for one in found])
     torch.testing.assert_close(yolo.score(large, None, weights=weights, size=64).columns["objects"], wanted, rtol=1e-3, atol=1e-5)
@@ -365,7 +389,7 @@ def test_resnet_is_torchvisions_with_its_transforms(form: Any, resnet_file: Path
     network, card = resnet50(), ResNet50_Weights[form]
     network.load_state_dict(torch.load(resnet_file))
     with torch.no_grad():
-        wanted = network.eval()(torch.stack([card.transforms()(large.picture(row.file)) for row in large.rows])).softmax(-1)
+        wanted = network.eval()(torch.stack([card.transforms()(picture) for picture in large.pictures()])).softmax(-1)
     made = resnet.score(large, None, form=form, weights=str(resnet_file))
     torch.testing.assert_close(made.columns["objects"], wanted)
     names = made.meaning["objects"]
@@ -422,7 +446,7 @@ def test_resizing_is_clean_fids(large: Images) -> None:
     from cleanfid.resize import build_resizer
 
     resize = build_resizer("clean")
-    wanted = np.stack([resize(np.asarray(large.picture(row.file))) for row in large.rows])
+    wanted = np.stack([resize(np.asarray(picture)) for picture in large.pictures()])
     ours = inception.clean(large.pixels()).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(ours.numpy(), (wanted - 128) / 128)
 
@@ -446,7 +470,7 @@ def test_lpips_is_the_packages_own(
     torch.save(state, tmp_path / "backbone.pth")
     other = Images.of(rows[:3], large.pixels().flip(-1))
     read = transforms.Compose([*([transforms.Resize(size)] if size else []), transforms.ToTensor()])
-    a, b = (torch.stack([(read(images.picture(row.file)) - 0.5) * 2 for row in images.rows]) for images in (large, other))
+    a, b = (torch.stack([(read(picture) - 0.5) * 2 for picture in images.pictures()]) for images in (large, other))
     with torch.no_grad():
         wanted = theirs(a, b).flatten()
     made = lpips.score(large, other, net=net, backbone=str(tmp_path / "backbone.pth"), size=size)

@@ -256,35 +256,48 @@ def saved(folder: Path, found: data.Prompts) -> bytes:
     return (folder / "found.json").read_bytes() + (folder / "found.safetensors").read_bytes()
 
 
-def test_killed_and_resumed_and_in_parts(tiny: Model, concept: Any, plain: data.Prompts, tmp_path: Path) -> None:
-    """The same bytes; target pictures of the unedited model are drawn once for all methods."""
-    left, drawn = [3], list[int]()
-    whole = saved(tmp_path, attacked(tiny, concept, plain, at_once=1, timesteps=1))
+def dying(call: Callable[..., Any], last: int) -> Callable[..., Any]:
+    """The same, which kills what calls it once more than so often."""
+    left = [last]
 
-    def dying(*args: Any) -> Any:
+    def called(*args: Any, **given: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise Killed
-        return NEVER(*args)
+        return call(*args, **given)
+
+    return called
+
+
+def resumes(folder: Path, attack: Callable[..., data.Prompts], **killed: Any) -> None:
+    """Killed by these arguments and started again, or made in two parts, an attack finds the same bytes as in one go."""
 
     def job(name: str, part: Part | None = None) -> Any:
-        return resumable(tmp_path / name, part, Shares("the same base, concept, code and seed", [], tmp_path / "shared"))
+        return resumable(folder / name, part, Shares("the same base, concept, code and seed", [], folder / "shared"))
+
+    whole = saved(folder, attack())
+    with pytest.raises(Killed), job("work"):
+        attack(**killed)
+    with job("work"):
+        assert saved(folder, attack()) == whole
+    for n in (1, 2):
+        with job("other method", Part(n, 2)):
+            attack()
+    with job("other method"):
+        assert saved(folder, attack()) == whole
+
+
+def test_killed_and_resumed_and_in_parts(tiny: Model, concept: Any, plain: data.Prompts, tmp_path: Path) -> None:
+    """The same bytes; target pictures of the unedited model are drawn once for all methods."""
+    drawn = list[int]()
 
     def original() -> Model:
         drawn.append(1)
         return random_model(1)
 
     attack = partial(attacked, tiny, concept, plain, at_once=1, timesteps=1, original=original)
-    with pytest.raises(Killed), job("work"):
-        attack(judge=dying)
-    with job("work"):
-        assert saved(tmp_path, attack()) == whole
-    for n in (1, 2):
-        with job("other method", Part(n, 2)):
-            attack()
-    with job("other method"):
-        assert saved(tmp_path, attack()) == whole
-    assert len(drawn) == 1
+    resumes(tmp_path, attack, judge=dying(NEVER, 3))
+    assert len(drawn) == 2, "outside of a job, and for all jobs"
 
 
 @pytest.mark.parametrize("form", [unlearndiff, p4d])

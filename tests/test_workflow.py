@@ -9,12 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import TOP
 
+from palimpsest.data import Images, Scores
 from palimpsest.workflow import paths
 
 SMALL = {
@@ -36,21 +40,25 @@ def snakemake(project: Path, *arguments: str) -> str:
     return run.stdout + run.stderr
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of its own with small settings, run once for the table of UCE."""
-    folder = tmp_path_factory.mktemp("project")
+def begun(folder: Path, settings: Mapping[str, Any], *targets: str) -> Path:
+    """A project of its own in a folder, with these settings, run for these targets or for its whole grid."""
     for name in ("Snakefile", "rules", "scripts", "data", "palimpsest", "profiles", "dvc.yaml", "accepted.yaml"):
         copy = shutil.copytree if (TOP / name).is_dir() else shutil.copy
         copy(TOP / name, folder / name)
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    snakemake(folder, *targets)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of its own with small settings, run once for the table of UCE."""
     settings = yaml.safe_load((TOP / "params.yaml").read_text())
     settings |= SMALL
-    settings["bases"]["mini"] |= {"steps": 4}
+    settings["bases"]["mini"] |= {"steps": 4, "others_on_disk": 3}
     settings["prompts"]["settings"] = {"concept_prompts": 4, "other_prompts": 8, "train_texts": 4}
     settings["attacks"]["cce"]["settings"] = {"steps": 3, "batch": 2}
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-    snakemake(folder, paths.table("church", "uce"))
-    return folder
+    return begun(tmp_path_factory.mktemp("project"), settings, paths.table("church", "uce"))
 
 
 def test_the_table_stands_beside_none(project: Path) -> None:
@@ -74,9 +82,19 @@ def test_the_table_stands_beside_none(project: Path) -> None:
     assert int(rows[0]["Ratio n"]) == 4 and int(rows[1]["ASR cce n"]) == 4
 
 
+def test_what_is_not_kept_is_scored_all_the_same(project: Path) -> None:
+    unedited, edited = (Images.load(project / paths.images("church", method, "mini", 0, "none")) for method in ("none", "uce"))
+    listed = [row.prompt.purpose for row in edited.rows if not row.sha256]
+    assert len(edited) == len(unedited) and all(row.sha256 for row in unedited.rows) and len(listed) > 4 and "concept" not in listed
+    assert len(list((edited.folder / "images").iterdir())) == len(edited) - len(listed) == 4 + 3
+    scores = Scores.load(project / paths.scores("church", "uce", "mini", 0, "none"))
+    assert all(len(column) == len(edited) and not column.isnan().any() for column in scores.columns.values())
+    assert (scores.columns["perceptual"] > 0).all() and scores.columns["objects"].sum(1).allclose(torch.ones(len(edited)), atol=1e-3)
+
+
 def test_the_page_shows_the_same_prompts_before_and_after(project: Path) -> None:
     page = (project / paths.PAGE).read_text()
-    assert page.count("<img") == 4 * 4 + 2 * 8 + 2  # the last two: a run of cce that succeeded, and one that did not
+    assert page.count("<img") == 4 * 4 + 8 + 3 + 1  # of other things the edited model's that lie here; the last: how cce went
     assert all(text in page for text in ("unedited", "uce, under cce", "How cce went", "data:image/png;base64,", "<svg"))
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "")
 

@@ -166,7 +166,7 @@ def search(
         picks = next(agent)
         for episode in range(episodes):
             text, reward, won = composed(words, places, picks, known), -1.0, False
-            if not (safety.guarded(concept) and safety.about_minors(text)):
+            if safety.askable(concept, text):
                 asked += 1
                 similarity, shown = yield row._replace(text=text, stage=asked)
                 reward = similarity if shown or missed == "similarity" else reward

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from palimpsest import edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import denoise, encode, guided, noise, predict, predictions
+from palimpsest.diffusion import denoise, encode, guided, legacy_stop, noise, predict, predictions
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
 from palimpsest.types import Latents, Model, Text
@@ -71,18 +71,13 @@ def batches(count: int, size: int, draws: torch.Generator) -> Iterator[Tensor]:
 
 
 def stops(levels: Tensor, count: int, alignment: str, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Where `count` draws of x_t stop in the schedule of these levels, and the level that each is said to have.
-
-    legacy: t is uniform in the stop-th part of [0, 1000) counted from the clean end, and x_t is denoised two steps further than that; its
-    sampling begins at the second step.
-    """
+    """Where `count` draws of x_t stop in the schedule of these levels, and the level that each is said to have."""
     steps = len(levels)
     stop = torch.randint(steps, (count,), generator=draws)
     if alignment == "exact":
         return stop, levels[stop]
-    edges = torch.tensor([round(k / steps * 1000) for k in range(steps + 1)])
-    within = torch.rand(count, generator=draws) * (edges[stop + 1] - edges[stop])
-    return (steps + 1 - stop).clamp(max=steps), edges[stop] + within.long()
+    until, low, high = legacy_stop(stop, steps)
+    return until, low + (torch.rand(count, generator=draws) * (high - low)).long()
 
 
 @torch.no_grad()

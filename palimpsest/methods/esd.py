@@ -20,7 +20,7 @@ import torch
 
 from palimpsest import edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import denoise, encode, guided, noise, predict
+from palimpsest.diffusion import denoise, encode, guided, legacy_stop, noise, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
 from palimpsest.types import Mix, Model
@@ -60,8 +60,7 @@ def target(concept: torch.Tensor, null: torch.Tensor, start: torch.Tensor, eta: 
 def stop(form: str, alignment: str, steps: int, draws: torch.Generator) -> tuple[int, int, int | None]:
     """x_t is denoised from the first to before the second of these steps of the schedule and is said to have the level t in [0, 1000).
 
-    legacy, 2023: t is uniform in the k-th of `steps` parts of [0, 1000), counted from the clean end; x_t begins at the second step and goes
-    two steps further than k, for k = 0 and 1 to the end. legacy, alt: t counts from 1000 where the schedule counts from its first level.
+    legacy, 2023: `legacy_stop`. legacy, alt: t counts from 1000 where the schedule counts from its first level.
 
     Returns:
         first, until, t; t is None where x_t is said to have its own level.
@@ -71,8 +70,8 @@ def stop(form: str, alignment: str, steps: int, draws: torch.Generator) -> tuple
         return int(torch.randint(low, high, (1,), generator=draws))
 
     if alignment == "legacy" and form == "2023":
-        k = drawn(0, steps)
-        return 1, min(steps + 1 - k, steps), drawn(round(k / steps * 1000), round((k + 1) / steps * 1000))
+        until, low, high = (int(each) for each in legacy_stop(torch.tensor(drawn(0, steps)), steps))
+        return 1, until, drawn(low, high)
     until = drawn(FORMS[form].spared, steps - FORMS[form].spared)
     return 0, until, 1000 - until * 1000 // steps if alignment == "legacy" and form == "alt" else None
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from palimpsest import asking
 from palimpsest.data import Concept
+from palimpsest.lists import Lists, assembled
 
 OTHERS = "others"  # the file about everything else
 LISTS = ("captions", "phrases", "scenes", "near", "pairs")
@@ -39,7 +39,7 @@ def prompts(
 
     Args:
         folder: where they are. It has no default, so that a plan names it and what lies there.
-        images, other_prompts, i2p, coco: as of asking.assembled.
+        images, other_prompts, i2p, coco: as of lists.assembled.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or incomplete, or there are fewer captions than asked for.
@@ -49,6 +49,6 @@ def prompts(
     for n, pair in enumerate(own["pairs"]):
         if not isinstance(pair, list) or len(pair) != 2:
             raise ValueError(f"prompts: {file}: number {n + 1} of pairs is no pair; write [a text with the concept, the same without it]")
-    lists = asking.Lists(**{key: own[key] for key in LISTS}, others=beside["captions"])
+    lists = Lists(**{key: own[key] for key in LISTS}, others=beside["captions"])
     record = {"by": own["by"], "others_by": beside["by"]}
-    return {**asking.assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco), "record": record}
+    return {**assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco), "record": record}

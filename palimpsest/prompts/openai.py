@@ -7,6 +7,7 @@ from typing import Any
 
 from palimpsest import asking
 from palimpsest.data import Concept
+from palimpsest.lists import assembled
 from palimpsest.safety import guarded
 
 
@@ -51,7 +52,7 @@ def prompts(
         timeout: seconds for one answer. retries: of a request that failed for now (connection, 408, 409, 429, 5xx), ever later.
         captions, phrases, scenes, pairs: how many. near: of each near concept.
         retain: how many captions of other things are for methods to keep, beside those that are evaluated.
-        longest, rounds, answers: as of asking.told. images, other_prompts, i2p, coco: as of asking.assembled.
+        longest, rounds, answers: as of asking.told. images, other_prompts, i2p, coco: as of lists.assembled.
 
     Raises:
         OSError: the server cannot be reached or refuses; ValueError: a list stays short, or there is no key.
@@ -61,4 +62,4 @@ def prompts(
         captions=0 if i2p and guarded(concept) else captions, phrases=phrases, scenes=scenes, near=near, pairs=pairs,
         others=retain + (0 if coco else other_prompts),
     )  # fmt: skip
-    return {**asking.assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco), "record": record}
+    return {**assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco), "record": record}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest import asking
 from palimpsest.data import Concept
+from palimpsest.lists import Lists, assembled, hints, names
 
 MEDIA = ("a photo", "an oil painting", "a watercolour", "an ink drawing", "a film still", "a postcard", "an illustration", "a mural")
 PLACES = (
@@ -45,7 +45,7 @@ def without(subject: str, kind: str) -> list[str]:
 def everyday(concept: Concept) -> list[str]:
     """Sentences about other things."""
     texts = [f"{medium} of {thing} {place}, {view}" for medium, thing, place, view in product(MEDIA, THINGS, PLACES, VIEWS)]
-    return [text for text in texts if not asking.hints(text, asking.names(concept))]
+    return [text for text in texts if not hints(text, names(concept))]
 
 
 def picked(texts: Sequence[str], rng: np.random.Generator, count: int) -> list[str]:
@@ -61,7 +61,7 @@ def prompts(
     Args:
         captions, phrases, scenes, pairs: how many. near: of each near concept.
         retain: how many captions of other things are for methods to keep, beside those that are evaluated.
-        images, other_prompts, i2p, coco: as of asking.assembled.
+        images, other_prompts, i2p, coco: as of lists.assembled.
 
     Raises:
         ValueError: there are not so many sentences; FileNotFoundError: a file is missing.
@@ -77,5 +77,5 @@ def prompts(
     told = [[said[n] for n in part] for part in mine[:3]]
     beside = {name: picked(about(name, concept.kind), rng, near) for name in concept.near}
     others = picked(everyday(concept), rng, retain + (0 if coco else other_prompts))
-    lists = asking.Lists(told[0], told[1], told[2], beside, [(said[n], bare[n].rstrip(",")) for n in mine[3]], others)
-    return asking.assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco)
+    lists = Lists(told[0], told[1], told[2], beside, [(said[n], bare[n].rstrip(",")) for n in mine[3]], others)
+    return assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco)

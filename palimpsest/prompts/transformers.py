@@ -11,6 +11,7 @@ import torch
 
 from palimpsest import asking
 from palimpsest.data import Concept
+from palimpsest.lists import assembled
 from palimpsest.safety import guarded
 
 
@@ -62,7 +63,7 @@ def prompts(
         temperature: 0 takes the likeliest token. new_tokens: at most, for one answer.
         captions, phrases, scenes, pairs: how many. near: of each near concept.
         retain: how many captions of other things are for methods to keep, beside those that are evaluated.
-        longest, rounds, answers: as of asking.told. images, other_prompts, i2p, coco: as of asking.assembled.
+        longest, rounds, answers: as of asking.told. images, other_prompts, i2p, coco: as of lists.assembled.
 
     Raises:
         OSError, ValueError: the folder holds no such model, or a list stays short.
@@ -72,4 +73,4 @@ def prompts(
         captions=0 if i2p and guarded(concept) else captions, phrases=phrases, scenes=scenes, near=near, pairs=pairs,
         others=retain + (0 if coco else other_prompts),
     )  # fmt: skip
-    return {**asking.assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco), "record": record}
+    return {**assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco), "record": record}

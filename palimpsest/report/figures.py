@@ -43,23 +43,16 @@ def smoothed(values: Sequence[float], width: int) -> list[float]:
     return [sum(part) / len(part) for n in range(len(values)) for part in [values[max(0, n + 1 - width) : n + 1]]]
 
 
-def curves(picked: Sequence[Run]) -> str:
-    """A panel for each run of an attack: the values faint, and their running mean over a twentieth of the run.
-
-    Raises:
-        ValueError: there is no run.
-    """
-    if not picked:
-        raise ValueError("runs: the attack logged no loss and no reward, so there is no curve; leave the figure out")
-    figure, grid = plotting().subplots(1, len(picked), figsize=(2.6 * len(picked), 2.4), layout="constrained", squeeze=False)
-    for axes, run in zip(grid[0], picked, strict=True):
-        axes.plot(run.steps, run.values, color=ENDED[run.won], alpha=0.3, linewidth=0.8, marker="." if len(run.steps) < 20 else "")
-        axes.plot(run.steps, smoothed(run.values, max(1, len(run.values) // 20)), color=ENDED[run.won], linewidth=1.4)
-        axes.set_title(f"{run.title}: {'succeeded' if run.won else 'failed'}", fontsize=8)
-        axes.set_xlabel("step", fontsize=8)
-        axes.set_ylabel(run.of, fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
+def curve(run: Run) -> str:
+    """A run of an attack: the values faint, and their running mean over a twentieth of the run."""
+    figure, axes = plotting().subplots(figsize=(2.8, 2.2), layout="constrained")
+    axes.plot(run.steps, run.values, color=ENDED[run.won], alpha=0.3, linewidth=0.8, marker="." if len(run.steps) < 20 else "")
+    axes.plot(run.steps, smoothed(run.values, max(1, len(run.values) // 20)), color=ENDED[run.won], linewidth=1.4)
+    axes.set_title(f"{run.title}: {'succeeded' if run.won else 'failed'}", fontsize=8)
+    axes.set_xlabel("step", fontsize=8)
+    axes.set_ylabel(run.of, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)
 
 

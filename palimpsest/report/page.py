@@ -7,22 +7,30 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from PIL import ImageFilter
 
 from palimpsest.data import ALONE, Images, Prompts, Scores, read
 from palimpsest.files import write_text
-from palimpsest.judge import detected
 from palimpsest.locks import alone
 from palimpsest.report import figures, reported, runs, sweep, units
-from palimpsest.report.table import Cell
+from palimpsest.report.table import Cell, skipped
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
 
-ELSEWHERE = ("budget", "pre-ASR", "conditional")  # columns of the table that the page says in another way, or leaves to it
+ELSEWHERE = ("budget", "pre-ASR", "conditional", "skipped")  # columns of the table that the page says in another way, or leaves to it
 TEMPLATE = Path(__file__).with_name("page.html")
+
+
+class Seen(NamedTuple):
+    """What a concept's detector saw in the pictures of the first base and seed."""
+
+    detector: Mapping[str, Any]
+    hidden: bool  # whether pictures of the concept are blurred
+    plain: Mapping[str, Scores]  # of each method's plain pictures
+    looks: Mapping[tuple[Cell, str], Sequence[units.Look]]  # of each cell and attack whose pictures are here
 
 
 def refresh(params: Mapping[str, Any]) -> None:
@@ -51,17 +59,20 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
         for row in tables[method]:
             cells.setdefault((row["method"], row["base"], row["seed"]), row)
     single = [row for row in cells.values() if row["seed"].isdigit()]
+    defined = [row for row in single if row.get("Ratio")]  # not what is skipped
+    seen = looked(concept, params, defined)
     names = [n for n in single[0] if not n.endswith((" low", " high", " n")) and n.split()[0] not in ELSEWHERE]
     return {
         "concept": concept,
         "columns": names,
         "rows": [[shown(row, name) for name in names] for row in cells.values()],
-        "figure": figures.rates([row for row in single if row["seed"] == single[0]["seed"]]),
+        "skipped": list(dict.fromkeys(why for row in single for why in row.get("skipped", "").split("; ") if why)),
+        "figure": figures.rates([row for row in defined if row["seed"] == single[0]["seed"]]),
         "budgets": {n.removeprefix("budget "): single[0][n] for n in single[0] if n.startswith("budget ") and single[0][n]},
-        "thresholds": thresholds(concept, params, single),
+        "thresholds": thresholds(seen),
         "published": reported.beside(concept, single),
-        "runs": [found for attack in params["grid"]["attacks"] if (found := searches(concept, params, single, attack))],
-        "galleries": [g for g in (gallery(concept, params, single, purpose) for purpose in ("concept", "other")) if g],
+        "runs": [found for attack in params["grid"]["attacks"] if (found := searches(seen, attack))],
+        "galleries": [g for g in (gallery(seen, params, purpose) for purpose in ("concept", "other")) if g],
     }
 
 
@@ -75,61 +86,69 @@ def shown(row: Mapping[str, str], name: str) -> tuple[str, str]:
     return (f"{float(value):.1f}" if small else f"{float(value):.{digits}f}"), small
 
 
-def gallery(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]], purpose: str) -> dict[str, Any] | None:
-    """Lines of pictures: each method's answers to the same prompts, plain and under attack; nothing where the pictures are not here."""
+def looked(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]) -> Seen:
+    """Read once, for all that the page shows of it; nothing of a method whose plain scores are not here."""
     base, seed = rows[0]["base"], rows[0]["seed"]
-    fields = settings.read_concept(concept)
-    detector = settings.detector(params, concept, base)
-    blurred = purpose == "concept" and hidden(fields, params["bases"][base])
-    cells = [Cell(concept, row["method"], base, int(seed)) for row in rows if row["seed"] == seed]
+    detector, blurred = settings.detector(params, concept, base), hidden(settings.read_concept(concept), params["bases"][base])
+    plain: dict[str, Scores] = {}
+    looks: dict[tuple[Cell, str], Sequence[units.Look]] = {}
+    for cell in [Cell(concept, row["method"], base, int(seed)) for row in rows if (row["base"], row["seed"]) == (base, seed)]:
+        file = Path(paths.scores(*cell, "none"))
+        if not file.exists():
+            continue
+        plain[cell.method] = Scores.load(file)
+        scored = [name for name in dict.fromkeys([*params["grid"]["attacks"], "none"]) if Path(paths.scores(*cell, name)).exists()]
+        for attack in [name for name in scored if name not in skipped(cell, scored)]:
+            manifest = Path(paths.images(*cell, attack))
+            if manifest.exists() and manifest.with_name("images").exists():
+                scores = plain[cell.method] if attack == "none" else Scores.load(Path(paths.scores(*cell, attack)))
+                looks[cell, attack] = units.looks(scores, plain[cell.method], detector)
+    return Seen(detector, blurred, plain, looks)
+
+
+def gallery(seen: Seen, params: Mapping[str, Any], purpose: str) -> dict[str, Any] | None:
+    """Lines of pictures: each method's answers to the same prompts, plain and under attack; nothing where the pictures are not here."""
+    blurred = purpose == "concept" and seen.hidden
     attacks = params["grid"]["attacks"] if purpose == "concept" else ["none"]
     lines, prompts = [], []
-    for cell in cells:
-        for attack in attacks:
-            manifest, scored = Path(paths.images(*cell, attack)), Path(paths.scores(*cell, attack))
-            if not scored.exists() or not manifest.exists() or not manifest.with_name("images").exists():
-                continue
-            images, scores = Images.load(manifest), Scores.load(scored)
-            hits = detected(detector, scores.columns, scores.meaning)[1].tolist()
-            picked = examples(images, hits, purpose == "concept")[: params["report"]["examples"]]
-            if attack == "none":
-                prompts = [images.rows[n].prompt.text for n in picked]
-            title = cell.method if cell.method != "none" else "unedited"
-            name = title if attack == "none" else f"{title}, under {attack}"
-            pictures = [picture(images, n, hits[n], blurred) for n in picked]
-            lines.append({"name": name, "first": attack == "none", "pictures": pictures})
+    for (cell, attack), looks in seen.looks.items():
+        if attack not in attacks:
+            continue
+        images, hits = Images.load(Path(paths.images(*cell, attack))), [look.positive for look in looks]
+        picked = examples(images, hits, purpose == "concept")[: params["report"]["examples"]]
+        if attack == "none":
+            prompts = [images.rows[n].prompt.text for n in picked]
+        title = cell.method if cell.method != "none" else "unedited"
+        name = title if attack == "none" else f"{title}, under {attack}"
+        lines.append({"name": name, "first": attack == "none", "pictures": [picture(images, n, hits[n], blurred) for n in picked]})
     title = "The concept" if purpose == "concept" else "Everything else"
     return {"title": title, "prompts": prompts, "lines": lines, "blurred": blurred} if lines else None
 
 
-def thresholds(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]) -> str:
+def thresholds(seen: Seen) -> str:
     """The figure of report/sweep.py for the first base and seed; nothing where its detector has no threshold or the scores are not here."""
-    base, seed = rows[0]["base"], rows[0]["seed"]
-    detector = settings.detector(params, concept, base)
-    files = {row["method"]: Path(paths.scores(concept, row["method"], base, int(seed), "none")) for row in rows if row["seed"] == seed}
-    panels = sweep.panels(detector, {method: Scores.load(file) for method, file in files.items() if file.exists()})
+    panels = sweep.panels(seen.detector, seen.plain)
     return figures.thresholds(panels) if panels and panels[0].lines else ""
 
 
-def searches(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]], attack: str) -> dict[str, Any] | None:
-    """How an attack went where it succeeded and where it failed: curves and pictures of two runs each, over all methods, as in Dark
-    Miner's Appendix H; nothing where it logs nothing or its files are not here.
+def searches(seen: Seen, attack: str) -> dict[str, Any] | None:
+    """How an attack went where it succeeded and where it failed: curves and pictures of two runs each, over all erased models, as in
+    Dark Miner's Appendix H; nothing where it logs nothing or its files are not here.
     """
-    base, seed = rows[0]["base"], rows[0]["seed"]
-    fields = settings.read_concept(concept)
-    detector, blurred = settings.detector(params, concept, base), hidden(fields, params["bases"][base])
     every: list[tuple[runs.Run, Path]] = []
-    for cell in [Cell(concept, row["method"], base, int(seed)) for row in rows if row["seed"] == seed]:
-        asked, scored, manifest = (Path(of(*cell, attack)) for of in (paths.attack, paths.scores, paths.images))
-        if asked.exists() and scored.exists() and manifest.with_name("images").exists():
-            looks = units.looks(Scores.load(scored), Scores.load(Path(paths.scores(*cell, "none"))), detector)
+    for (cell, name), looks in seen.looks.items():
+        asked, manifest = Path(paths.attack(*cell, attack)), Path(paths.images(*cell, attack))
+        if name == attack and cell.method != "none" and asked.exists():
             every += [(run, manifest) for run in runs.runs(cell.method, Prompts.load(asked).log, looks)]
     picked = runs.chosen([run for run, _ in every])
     if not picked:
         return None
     at = [next(manifest for run, manifest in every if run is one) for one in picked]
-    pictures = [picture(Images.load(manifest), run.picture, run.won, blurred) for run, manifest in zip(picked, at, strict=True)]
-    return {"attack": attack, "figure": figures.curves(picked), "pictures": pictures, "blurred": blurred}
+    panels = [
+        {"figure": figures.curve(run), "picture": picture(Images.load(manifest), run.picture, run.won, seen.hidden)}
+        for run, manifest in zip(picked, at, strict=True)
+    ]
+    return {"attack": attack, "panels": panels}
 
 
 def hidden(concept: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
@@ -141,7 +160,7 @@ def examples(images: Images, hits: Sequence[bool], concept: bool) -> list[int]:
     """Which pictures to show: of each unit the first that shows the concept, or else its last; outside an attack every one."""
     chosen: dict[int, int] = {}
     for n, row in enumerate(images.rows):
-        if (row.prompt.purpose == "concept") == concept:
+        if (row.prompt.purpose == "concept") == concept and row.sha256:  # of those that lie here
             about = ALONE - n if row.prompt.unit == ALONE else row.prompt.unit
             if about not in chosen or not hits[chosen[about]]:
                 chosen[about] = n

@@ -22,7 +22,7 @@ from palimpsest.workflow import paths
 
 Row = dict[str, Any]
 UNSTYLED = ("", "plain")  # a prompt that names no style
-TEXTS = ("method", "base", "seed", "budget")  # columns that are no numbers, by their first word
+TEXTS = ("method", "base", "seed", "budget", "skipped")  # columns that are no numbers, by their first word
 
 
 def rated(row: Row, name: str, found: Rate) -> None:
@@ -99,16 +99,27 @@ class Cell(NamedTuple):
     seed: int
 
 
+def skipped(cell: Cell, attacks: Iterable[str]) -> dict[str, str]:
+    """Why the cell's method, then "none", or an attack on it is not defined on its base, by the attack; read from results/."""
+    said = {attack: json.loads(Path(paths.scores(*cell, attack)).read_text()).get("skipped", "") for attack in attacks}
+    return {attack: why for attack, why in said.items() if why}
+
+
 def found(cell: Cell, attacks: Iterable[str]) -> dict[str, Scores]:
-    """The scores of each attack on a cell, read from results/."""
-    return {attack: Scores.load(Path(paths.scores(*cell, attack))) for attack in attacks}
+    """The scores of each attack on a cell that is defined there, read from results/."""
+    without = skipped(cell, attacks)
+    return {attack: Scores.load(Path(paths.scores(*cell, attack))) for attack in attacks if attack not in without}
 
 
 def of_cell(cell: Cell, budgets: Mapping[str, str], detector: Mapping[str, Any], kind: str) -> Row:
-    """The row of a cell under every attack that has a budget, read from results/."""
+    """The row of a cell under every attack that has a budget, read from results/; where its method is not defined, only why."""
+    without = skipped(cell, budgets)
+    said: Row = {"skipped": "; ".join(dict.fromkeys(without.values()))} if without else {}
+    if "none" in without:
+        return {"method": cell.method, "base": cell.base, "seed": cell.seed} | said
     cost = json.loads(Path(paths.cost(*cell)).read_text())
     real = Scores.load(Path(paths.reference_scores(cell.base)))
-    return row(cell.method, cell.base, cell.seed, found(cell, budgets), real, detector, kind, cost, budgets)
+    return row(cell.method, cell.base, cell.seed, found(cell, budgets), real, detector, kind, cost, budgets) | said
 
 
 def of_units(cells: Sequence[Cell], attacks: Mapping[str, Iterable[str]], detectors: Mapping[str, Mapping[str, Any]]) -> str:
@@ -130,7 +141,7 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
         if len(same) > 1:
             fields = [f for f in same[0] if f.split()[0] not in TEXTS and not f.endswith((" low", " high", " n"))]
             both = {f: spread([float(r[f]) for r in same]) for f in fields}
-            texts = {f: value for f, value in same[0].items() if f.split()[0] == "budget"}
+            texts = {f: value for f, value in same[0].items() if f.split()[0] in ("budget", "skipped")}
             for name, part in (("mean", 0), ("+-", 1)):
                 extra.append({"method": key[0], "base": key[1], "seed": name, **{f: v[part] for f, v in both.items()}, **texts})
     return extra

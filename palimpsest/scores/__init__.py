@@ -19,7 +19,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
+from palimpsest import missing
 from palimpsest.data import Images, Scores
 from palimpsest.files import sha256
 from palimpsest.judge import Judge, detected
@@ -31,11 +33,12 @@ CHUNK = 512  # pictures in memory at a time: a multiple of the 128 that a networ
 def together(entries: Entries, images: Images, reference: Images | None) -> Scores:
     """The columns of every entry, joined. The words of an attack stay behind: scores may be shared.
 
-    However many pictures there are, a chunk of them is in memory, each of it read once for all scores.
+    However many pictures there are, a chunk of them is in memory, each of it read, or drawn, once for all scores.
     """
     ready(entries)
     firsts = range(0, max(len(images), 1), CHUNK)
-    parts = [looked(entries, images[n : n + CHUNK].reading_once(), reference and reference.reading_once()) for n in firsts]
+    bar = tqdm(firsts, desc=f"scores, {CHUNK} pictures at a time", mininterval=1, disable=len(firsts) == 1)
+    parts = [looked(entries, images[n : n + CHUNK].reading_once(), reference and reference.reading_once()) for n in bar]
     columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}
     return Scores(columns, parts[0].meaning, [row.prompt.wordless() for row in images.rows], parts[0].instruments)
 
@@ -61,10 +64,7 @@ def ready(entries: Entries) -> None:
         try:
             score.ready(**{setting: given.arguments[setting] for setting in signature(score.ready).parameters})
         except ModuleNotFoundError as error:
-            package = str(error.name).split(".")[0]
-            raise ValueError(
-                f"scores.{name} needs the package {package}, which is not installed; `pip install {package}` brings it"
-            ) from None
+            raise ValueError(f"scores.{name} needs {missing.package(str(error.name).split('.')[0])}") from None
         except (OSError, ValueError, RuntimeError) as error:  # the last of weights that are another network's
             raise ValueError(f"scores.{name}: {shorten(str(error), 500)}") from error
 

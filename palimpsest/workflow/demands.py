@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from palimpsest.workflow import jobs, signatures
+from palimpsest.workflow import jobs, signatures, undefined
 from palimpsest.workflow.complaints import ParamsError, known, mapping, typed
 
 RESOURCES = ("gpu", "mem_mb", "runtime")  # what a scheduler is told of a job
@@ -82,8 +82,7 @@ def estimate(params: Mapping[str, Any]) -> str:
     `minutes` holds patterns of job names, as DVC has them ("erase@*-dm2-*"), and the minutes of such a job; the first that fits counts.
     """
     known = {base: params["protocols"].get(said.get("protocol"), {}).get("minutes", {}) for base, said in params["bases"].items()}
-    ahead = [
-        job for job in jobs.of_grid(params) if known.get(job.names.get("base", "")) and not all(Path(file).exists() for file in job.small)
-    ]
+    ahead = [job for job in jobs.of_grid(params) if known.get(job.names.get("base", "")) and not undefined.reason(params, job.names)]
+    ahead = [job for job in ahead if not all(Path(file).exists() for file in job.small)]
     spent = [next((value for name, value in known[job.names["base"]].items() if fnmatchcase(job.name, name)), 0) for job in ahead]
     return f"estimate: {len(ahead)} jobs to make, {sum(spent) / 60:.0f} GPU hours by the `minutes` of their protocols" if ahead else ""

@@ -38,6 +38,7 @@ BASE: dict[str, type] = {
     "attention": str,
     "precision": str,
     "shareable": bool,
+    "others_on_disk": int,
     "steps": int,
     "guidance": float,
     "batch": int,
@@ -233,19 +234,6 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
     for base in grid["bases"]:
         for concept in grid["concepts"]:
             detector(params, concept, base)
-        for axis in ("methods", "attacks"):
-            for name in grid[axis]:
-                if why := lacks(params, axis, name, base):
-                    raise ParamsError(
-                        f"params.yaml: {section}.{axis}: {name} is not defined on {base}: {why}; take one of them out of the grid"
-                    )
-
-
-def lacks(params: Mapping[str, Any], axis: str, name: str, base: str) -> str | None:
-    """Why a method or an attack is not defined on a base's family; None where it is."""
-    known = signatures.literal("families", params["bases"][base].get("family", "sd"), "LACKS")
-    needs = signatures.literal(axis, params[axis][name].get("of", name), "NEEDS") or ()
-    return next((known[need] for need in needs if need in known), None)
 
 
 def concepts() -> list[str]:

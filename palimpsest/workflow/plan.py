@@ -27,8 +27,8 @@ READS = {  # stage -> what its plan holds
     "gen_reference": ("reference", "scores"),
     "erase": ("concept", "base", "method"),
     "attack": ("concept", "base", "attack"),
-    "generate": ("base", "sampler"),
-    "score": ("scores",),
+    "generate": ("base", "sampler", "others_on_disk"),
+    "score": ("scores", "others_on_disk"),
     "report": ("table",),
 }
 
@@ -47,7 +47,7 @@ def asked(entry: Mapping[str, Any], name: str = "") -> dict[str, Any]:
 
 def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
     """One part of a plan."""
-    if name in ("concept", "base", "sampler"):
+    if name in ("concept", "base", "sampler", "others_on_disk"):
         params.known("bases", [names["base"]], settings["bases"])
         base = settings["bases"][names["base"]]
     if name in params.EXAMINED:
@@ -61,6 +61,8 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
             return {key: base[key] for key in MODEL if key in base}
         case "sampler":
             return {key: base[key] for key in SAMPLER}
+        case "others_on_disk":
+            return base.get(name)
         case "method":
             return plugin(settings, "methods", names["method"], names)
         case "attack":
@@ -153,7 +155,9 @@ def remembered(file: Path) -> str:
 
 def asked_of(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """The settings that a job reads, by what they are about."""
-    parts = {name: part(name, names, settings) for name in READS[stage]}
+    parts = {name: said for name in READS[stage] if (said := part(name, names, settings)) is not None}
+    if stage == "score" and "others_on_disk" in parts:  # it draws the others
+        parts |= {name: part(name, names, settings) for name in ("base", "sampler")}
     if "tries" in parts.get("pairs", {}) or "captions" in parts.get("pool", {}):  # they look at pictures
         parts |= gate(names, settings)
     if stage == "attack" and {"draw", "judge"} & signatures.given("attacks", parts["attack"]["of"]):  # an attack that looks at pictures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from palimpsest import missing
 from palimpsest.workflow import params, signatures
 from palimpsest.workflow.complaints import ParamsError
 from palimpsest.workflow.plan import texts
@@ -29,7 +29,7 @@ def check(settings: Mapping[str, Any], base: str) -> None:
         said = params.examined(settings, section, base)
         for name, entry in said.items() if section == "scores" else [(section, said)]:
             for package in absent(folder, entry.get("of", name)):
-                raise ParamsError(f"{key(section, name)} of {base} needs the package {package}, which is not installed; {remedy(package)}")
+                raise ParamsError(f"{key(section, name)} of {base} needs {missing.package(package)}")
             remote = "base_url" in entry.get("settings", {})  # its model lies on another machine
             for text in () if remote else texts(entry):
                 found(f"{key(section, name)} of {base}", text)
@@ -51,15 +51,6 @@ def absent(folder: str, of: str) -> tuple[str, ...]:
     return tuple(top for top in tops if top not in sys.stdlib_module_names and importlib.util.find_spec(top) is None)
 
 
-def remedy(package: str) -> str:
-    """Which extra of this project brings a package, if one does."""
-    for line in importlib.metadata.requires("palimpsest") or ():
-        needed, _, extra = line.partition("extra == ")
-        if extra and needed.replace("_", "-").startswith(package.replace("_", "-")):
-            return f"`pip install -e '.[{extra.strip(chr(34))}]'` brings it"
-    return f"`pip install {package}` brings it"
-
-
 def found(who: str, text: str) -> None:
     """Whether a file or a model that a setting names can be had."""
     if text in params.external() and not Path(text).exists():
@@ -75,21 +66,13 @@ def model(who: str, name: str, revision: str | None) -> None:
     """Whether a model lies in a folder, in the cache of the hub, or on the hub itself, where it may be gated."""
     if Path(name).exists():
         return
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import HfApi, try_to_load_from_cache
 
     if any(isinstance(try_to_load_from_cache(name, card, revision=revision), str) for card in CARDS):
         return
-    if constants.HF_HUB_OFFLINE:
-        raise ParamsError(f"{who} needs {name}, which is not in the cache of the hub ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set")
     try:
         HfApi().auth_check(name)
         HfApi().model_info(name, revision=revision, timeout=20)
-    except GatedRepoError:
-        raise ParamsError(f"{who} needs {name}, which is gated; accept its licence on its page, then `hf auth login`") from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
+    except Exception as error:  # of the hub's client, or of what it speaks through
         at = f" at {revision}" if revision else ""
-        raise ParamsError(f"{who} needs {name}{at}, which the hub does not know; name a folder or another model in params.yaml") from None
-    except Exception as error:  # of requests or httpx: the hub is out of reach
-        said = f"{who} needs {name}, which is not in the cache, and the hub cannot be reached ({type(error).__name__})"
-        raise ParamsError(f"{said}; fetch it where there is a network, or name a folder") from None
+        raise ParamsError(f"{who} needs {name}{at}, which {missing.model(error)}") from None

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from palimpsest import locks, resume
 from palimpsest.files import sha256, write_json
-from palimpsest.workflow import demands, gpu, jobs, keep, memory, params, paths, plan, ready
+from palimpsest.workflow import demands, gpu, jobs, keep, memory, params, paths, plan, ready, undefined
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "palimpsest")
 EXPECTED = (params.ParamsError, ValueError, OSError)  # told in one line; anything else is a fault of ours: a traceback
@@ -171,13 +172,22 @@ def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
         body(stage)
 
 
+def skip(job: jobs.Job, why: str, stage: Stage) -> None:
+    """The body of a job whose method or attack is not defined on its base; a part of it makes nothing."""
+    print(f"skipped: {why}")
+    if not stage.part:
+        undefined.skip(job, why)
+
+
 def run(about: str | None, arguments: str, body: Callable[[Stage], None]) -> None:
     """Run a script's body: a mistake of the user's ends in one line and exit code 1."""
     name = Path(sys.argv[0]).stem
     try:
         stage = Stage((about or "").strip(), arguments)
         if name in plan.READS:
-            perform(stage, jobs.job(name, stage.names, stage.params), body)
+            job = jobs.job(name, stage.names, stage.params)
+            why = undefined.reason(stage.params, job.names)
+            perform(stage, job, partial(skip, job, why) if why else body)
         else:
             body(stage)
     except EXPECTED as error:
