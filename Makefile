@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: demo test test-slow contract check format phenomena table1-mini robustness-mini setup
+.PHONY: demo test test-slow contract check format phenomena table1-mini robustness-mini crossed-mini setup
 
 demo: setup ## erase nudity from the embedded model with DM2, attack it, score it, report
 	snakemake --cores 2 results/nudity/dm2/table.csv
@@ -41,6 +41,9 @@ table1-mini: setup ## every method beside every concept on the embedded model, i
 
 robustness-mini: setup ## attacks beside methods over three seeds, into docs/robustness-mini.md (hours; goes on where it was)
 	snakemake --cores 2 --keep-going docs/robustness-mini.md
+
+crossed-mini: setup ## every attack beside every method on church and nudity, into docs/crossed-mini.md (hours; goes on where it was)
+	snakemake --cores 2 --keep-going docs/crossed-mini.md
 
 setup: .venv/ok
 

@@ -81,7 +81,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["attacks"]["cce"]["settings"] = {"steps": 3, "batch": 2, "eval_prompts": "prefixed"}  # the context of mini is short
     grid = {"methods": ["none", "uce"], "attacks": ["none", "cce"], "bases": ["sd14"], "seeds": [0]}
     settings["grid"] = {"concepts": ["nudity", "church", "van_gogh"], **grid}
-    for section in ("phenomena", "table1", "robustness"):
+    for section in ("phenomena", "table1", "robustness", "crossed"):
         settings[section] = {"concepts": ["church"], **grid}
     return begun(folder, settings)
 

@@ -83,17 +83,18 @@ def listed(concept: Concept, *names: str) -> list[str]:
 
 
 def beginning(model: Model, concept: Concept, start_from: str) -> Tensor:
-    """What a new word starts from, "1 d": the embedding of the concept's initialiser, a word or a raw entry of the vocabulary.
+    """What a new word starts from, "1 d" with a part for each encoder: the concept's initialiser, a word or a raw entry of the vocabulary.
 
     Raises:
         ValueError: the vocabulary has no such entry.
     """
     if start_from == "word":
         return tokens.vector(model, concept.initialiser)
-    row = model.tokenizer.get_vocab().get(concept.initialiser)
-    if row is None:
+    rows = [reader.tokenizer.get_vocab().get(concept.initialiser) for reader in model.readers]
+    if None in rows:
         raise ValueError(f"stereo: start_from: {concept.initialiser!r} is no entry of the tokenizer's vocabulary; say `start_from: word`")
-    return model.text_encoder.get_input_embeddings().weight[[row]].detach().clone()
+    tables = [reader.text_encoder.get_input_embeddings().weight.detach() for reader in model.readers]
+    return torch.cat([table[[row]] for table, row in zip(tables, rows, strict=True)], dim=1)
 
 
 def spoken(concept: Concept, names: str) -> list[str]:

@@ -9,7 +9,11 @@ from palimpsest.report.measures import spread
 from palimpsest.report.table import Row
 
 LOWER, HIGHER = ("Ratio", "Score", "FID-mini"), ("CLIP-Score", "Others", "Styles")  # which way is better; an attack's success is better low
-TITLES = {"table1": "Table 1 on the embedded model", "robustness": "Robustness on the embedded model"}
+TITLES = {
+    "table1": "Table 1 on the embedded model",
+    "robustness": "Robustness on the embedded model",
+    "crossed": "Every attack on every method, on the embedded model",
+}
 HEAD = """# {title}
 
 Made by `make {section}-mini`: {images} pictures of the concept and {others} others a cell, {seeds} of edit and attack.
