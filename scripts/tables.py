@@ -17,7 +17,10 @@ def main(job: stage.Stage) -> None:
         detector = fields["detectors"]["mini"]
         budgets = plan.budgets(job.params, grid["attacks"], concept, "mini")
         cells = [table.Cell(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]
-        parts.append(tables.page(concept, [table.of_cell(cell, budgets, detector, fields["kind"]) for cell in cells]))
+        rows = [table.of_cell(cell, budgets, detector, fields["kind"]) for cell in cells]
+        parts.append(tables.page(concept, rows))
+        if len(grid["seeds"]) > 1:
+            parts.append(tables.findings(rows, [name for name in grid["attacks"] if name != "none"]))
     parts.append(tables.allowed(budgets))
     write_text(Path(f"docs/{job.section}-mini.md"), "\n".join(parts))
 

@@ -139,6 +139,20 @@ def test_the_page_shows_the_first_base_once_and_reads_its_scores_once(tmp_path: 
     assert len(loaded) == len(set(loaded)) == 4
 
 
+def test_what_the_papers_find_is_held_against_the_means_and_their_intervals() -> None:
+    def seeds(method: str, ratios: list[float], won: list[float]) -> list[dict]:
+        return [{"method": method, "seed": n, "Ratio": a, "ASR cce": b} for n, (a, b) in enumerate(zip(ratios, won, strict=True))]
+
+    rows = seeds("uce", [10, 11, 12], [80, 81, 82]) + seeds("ca", [10, 11, 12], [10, 60, 8]) + seeds("esd", [9, 9, 9], [5, 6, 7])
+    said = tables.findings([*rows, *seeds("dm2", [0, 0, 0], [2, 2, 2])], ["cce"]).splitlines()
+    assert said[2:] == [
+        "| cce brings it back from uce | shows: 11 against 81, intervals apart |",
+        "| cce brings it back from esd | **does not show**: 9 against 6 |",
+        "| cce brings it back from ca | shows: 11 against 26 |",
+        "| dm2 is harder for cce than all of these | shows: 2 against 6, intervals apart |",
+    ]
+
+
 def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "images/00001.png").unlink()

@@ -24,6 +24,8 @@ and Styles; the best of a column is bold, the second in italics. ASR is of promp
 attack asks plainly first.
 """
 
+WEAK, ROBUST = ("uce", "esd", "ca", "fmn"), ("stereo", "dm2")  # methods that the papers find broken by attacks, and those that withstand
+
 
 def head(section: str, images: int, others: int, seeds: int) -> str:
     said = "one seed" if seeds == 1 else f"{seeds} seeds (mean ± half the 95 % interval, Student's t)"
@@ -72,6 +74,30 @@ def page(concept: str, rows: Sequence[Row]) -> str:
         line = [shown(means[column], marks[column].get(method, "")) for column in names]
         lines.append(f"| {method} | {' | '.join(line)} |")
     return "\n".join([*lines, ""])
+
+
+def findings(rows: Sequence[Row], attacks: Sequence[str]) -> str:
+    """Whether attacks bring the concept back from the weak methods, and whether the robust ones are harder: by the means over seeds, and
+    by whether the 95 % intervals of these are apart. A method's own Ratio is what plain prompts still show.
+    """
+    cells = averaged(rows, ["Ratio", *(f"ASR {attack}" for attack in attacks)])
+    lines = ["| what the papers find | here |", "|---|---|"]
+    for attack in attacks:
+        rates = {method: values[f"ASR {attack}"] for method, values in cells.items()}
+        for method in [name for name in WEAK if name in cells]:
+            lines.append(f"| {attack} brings it back from {method} | {apart(cells[method]['Ratio'], rates[method])} |")
+        for method in [name for name in ROBUST if name in cells]:
+            weakest = min((rates[name] for name in WEAK if name in cells), key=lambda value: value[0])
+            lines.append(f"| {method} is harder for {attack} than all of these | {apart(rates[method], weakest)} |")
+    return "\n".join([*lines, ""])
+
+
+def apart(low: tuple[float, float], high: tuple[float, float]) -> str:
+    """How far a mean, with half its interval, lies below another."""
+    said = f"{low[0]:.0f} against {high[0]:.0f}"
+    if low[0] >= high[0]:
+        return f"**does not show**: {said}"
+    return f"shows: {said}" + (", intervals apart" if low[0] + low[1] < high[0] - high[1] else "")
 
 
 def allowed(budgets: Mapping[str, str]) -> str:
