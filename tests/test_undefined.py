@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from palimpsest.data import Prompt, Scores
 from palimpsest.files import write_json
 from palimpsest.report import page, table
-from palimpsest.workflow import jobs, memory, params, paths, undefined
+from palimpsest.workflow import jobs, memory, params, paths, stage, undefined
 
 GRID = {"concepts": ["church"], "methods": ["none", "uce"], "attacks": ["none", "p4d"], "bases": ["mini-as-sd3"], "seeds": [0]}
 CELL = ("church", "uce", "mini-as-sd3", "0")
@@ -36,13 +36,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings["grid"] = GRID
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
+    for name in (stage.KEEP, "DVC_STAGE"):  # as by hand
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, stage: str, *names: str) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, script: str, *names: str) -> None:
     """A script in this process."""
-    monkeypatch.setattr(sys, "argv", [f"scripts/{stage}.py", *names])
-    runpy.run_path(f"scripts/{stage}.py", run_name="__main__")
+    monkeypatch.setattr(sys, "argv", [f"scripts/{script}.py", *names])
+    runpy.run_path(f"scripts/{script}.py", run_name="__main__")
 
 
 def test_every_job_makes_results_that_hold_nothing_and_say_why(
@@ -51,11 +53,11 @@ def test_every_job_makes_results_that_hold_nothing_and_say_why(
     settings = params.load()
     run(monkeypatch, "erase", *CELL)
     for attack in GRID["attacks"]:
-        for stage in ("attack", "generate", "score"):
-            run(monkeypatch, stage, *CELL, attack)
+        for script in ("attack", "generate", "score"):
+            run(monkeypatch, script, *CELL, attack)
     assert capsys.readouterr().out.count(f"skipped: {WHY}") == 7
-    for stage in ("erase", "attack", "generate", "score"):
-        job = jobs.job(stage, dict(zip(jobs.AXES, ("church", "uce", "p4d", "mini-as-sd3", "0"), strict=True)), settings)
+    for script in ("erase", "attack", "generate", "score"):
+        job = jobs.job(script, dict(zip(jobs.AXES, ("church", "uce", "p4d", "mini-as-sd3", "0"), strict=True)), settings)
         assert all(Path(out).exists() for out in job.outs), job.outs
         assert all(json.loads(Path(out).read_text())["skipped"].startswith(WHY) for out in job.small)
         assert all(load_file(out) == {} for out in job.outs if out.endswith(".safetensors"))
@@ -67,8 +69,8 @@ def test_every_job_makes_results_that_hold_nothing_and_say_why(
 
 def test_an_attack_that_is_not_defined_leaves_the_rest_of_the_row(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = table.Cell("church", "none", "mini-as-sd3", 0)
-    for stage in ("attack", "generate", "score"):
-        run(monkeypatch, stage, *map(str, cell), "p4d")
+    for script in ("attack", "generate", "score"):
+        run(monkeypatch, script, *map(str, cell), "p4d")
     prompts = [Prompt("a church", 0, "concept"), *(Prompt("a dog", n, "other", "dog") for n in range(3))]
     columns = {"objects": torch.tensor([[0.9, 0.1], *[[0.2, 0.8]] * 3]), "clip_score": torch.ones(4), "perceptual": torch.zeros(4)}
     scores = Scores(

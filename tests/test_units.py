@@ -56,10 +56,11 @@ def test_an_attack_that_names_no_prompt_counts_pictures() -> None:
 
 def test_the_page_shows_of_each_unit_what_it_came_to(tmp_path: Path) -> None:
     rows = [Prompt("c", n, unit=n, stage=s) for n in range(3) for s in range(3)]
-    images = data.Images([data.Picture("", "", row) for row in rows], tmp_path)
+    images = data.Images([data.Picture("", "here", row) for row in rows], tmp_path)
     hits = [False, True, True, False, False, False, True, False, False]
     assert page.examples(images, hits, True) == [1, 5, 6]
-    assert page.examples(data.Images([data.Picture("", "", Prompt("c", n)) for n in range(3)], tmp_path), [False] * 3, True) == [0, 1, 2]
+    plain = data.Images([data.Picture("", "here" if n != 1 else "", Prompt("c", n)) for n in range(4)], tmp_path)
+    assert page.examples(plain, [False] * 4, True) == [0, 2, 3]  # one lies on no disk
 
 
 def test_ids_ask_for_what_their_text_asks(tiny: Model) -> None:
