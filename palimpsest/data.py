@@ -150,9 +150,9 @@ class Images:
         picked = self.rows if rows is None else [self.rows[n] for n in rows]
         held = {} if self.held is None else self.held
         unseen = [row for row in dict.fromkeys(picked) if not row.sha256 and row not in held]
-        if unseen and self.draw is None:
-            raise ValueError(f"the picture of {unseen[0].prompt.text!r} lies on no disk; it is drawn where it is scored")
-        if unseen and self.draw:
+        if unseen:
+            if self.draw is None:
+                raise ValueError(f"the picture of {unseen[0].prompt.text!r} lies on no disk; it is drawn where it is scored")
             held.update(zip(unseen, map(to_picture, self.draw([row.prompt for row in unseen])), strict=True))
         for row in picked:
             if row not in held:
@@ -222,6 +222,7 @@ class Scores:
     meaning: Mapping[str, Any]
     prompts: Sequence[Prompt] = ()
     instruments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what looked, for columns whose score says so
+    skipped: str = ""  # why there are none: the method or the attack is not defined on the base (workflow/undefined.py)
 
     def save(self, file: Path, record: Mapping[str, Any]) -> None:
         tensors = save_tensors(file.with_suffix(".safetensors"), self.columns)
@@ -232,6 +233,8 @@ class Scores:
     @classmethod
     def load(cls, file: Path) -> Self:
         about = json.loads(file.read_text())
+        if "skipped" in about:
+            return cls({}, {}, skipped=about["skipped"])
         columns, rows = load_file(file.with_suffix(".safetensors")), [Prompt.of(row) for row in about["prompts"]]
         return cls(columns, about["meaning"], rows, about.get("instruments", {}))
 

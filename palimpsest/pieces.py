@@ -43,9 +43,8 @@ def pictures(
         order: in which the manifest lists them, once they are there.
         stored: numbers of the rows whose pictures are drawn; the manifest only lists the others. None: all are.
     """
-    numbers = range(len(rows)) if stored is None else stored
-    drawn(len(numbers), draw, kept=kept, batch=batch, title=roles[0] if roles else "")
-    publish(manifest, rows, record, kept=kept, roles=roles, order=order, stored=numbers)
+    drawn(len(rows if stored is None else stored), draw, kept=kept, batch=batch, title=roles[0] if roles else "")
+    publish(manifest, rows, record, kept=kept, roles=roles, order=order, stored=stored)
 
 
 def lasting(rows: Sequence[Prompt], others: int | None) -> list[int]:

@@ -1,6 +1,7 @@
 """Look at generated pictures: raw values of every score, picture by picture. Those that no disk holds are drawn for it, and not kept."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,11 +17,12 @@ def main(job: stage.Stage) -> None:
     erased, asked = paths.erasure(*cell), paths.attack(*cell, job.attack)
 
     @cache
-    def model() -> models.Model:
-        return models.load(job.reads["base"], edits.load(Path(erased)))
+    def edited() -> tuple[models.Model, data.Prompts]:
+        return models.load(job.reads["base"], edits.load(Path(erased))), data.Prompts.load(Path(asked))
 
     def draw(rows: Sequence[data.Prompt]) -> Tensor:
-        return diffusion.drawn(model(), data.Prompts(rows, data.Prompts.load(Path(asked)).vectors), **job.sampler)
+        model, prompts = edited()
+        return diffusion.drawn(model, replace(prompts, rows=rows), **job.sampler)
 
     entries = job.reads["scores"]
     made = scores.together(entries, data.Images.load(Path(manifest), draw=draw), data.Images.load(Path(unedited)))

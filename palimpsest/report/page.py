@@ -16,7 +16,7 @@ from palimpsest.data import ALONE, Images, Prompts, Scores, read
 from palimpsest.files import write_text
 from palimpsest.locks import alone
 from palimpsest.report import figures, reported, runs, sweep, units
-from palimpsest.report.table import Cell, skipped
+from palimpsest.report.table import Cell
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths
 
@@ -97,12 +97,12 @@ def looked(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]) 
         if not file.exists():
             continue
         plain[cell.method] = Scores.load(file)
-        scored = [name for name in dict.fromkeys([*params["grid"]["attacks"], "none"]) if Path(paths.scores(*cell, name)).exists()]
-        for attack in [name for name in scored if name not in skipped(cell, scored)]:
-            manifest = Path(paths.images(*cell, attack))
-            if manifest.exists() and manifest.with_name("images").exists():
-                scores = plain[cell.method] if attack == "none" else Scores.load(Path(paths.scores(*cell, attack)))
-                looks[cell, attack] = units.looks(scores, plain[cell.method], detector)
+        for attack in dict.fromkeys([*params["grid"]["attacks"], "none"]):
+            manifest, scored = Path(paths.images(*cell, attack)), Path(paths.scores(*cell, attack))
+            if scored.exists() and manifest.exists() and manifest.with_name("images").exists():
+                scores = plain[cell.method] if scored == file else Scores.load(scored)
+                if not scores.skipped:
+                    looks[cell, attack] = units.looks(scores, plain[cell.method], detector)
     return Seen(detector, blurred, plain, looks)
 
 

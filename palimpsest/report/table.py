@@ -99,27 +99,22 @@ class Cell(NamedTuple):
     seed: int
 
 
-def skipped(cell: Cell, attacks: Iterable[str]) -> dict[str, str]:
-    """Why the cell's method, then "none", or an attack on it is not defined on its base, by the attack; read from results/."""
-    said = {attack: json.loads(Path(paths.scores(*cell, attack)).read_text()).get("skipped", "") for attack in attacks}
-    return {attack: why for attack, why in said.items() if why}
-
-
 def found(cell: Cell, attacks: Iterable[str]) -> dict[str, Scores]:
-    """The scores of each attack on a cell that is defined there, read from results/."""
-    without = skipped(cell, attacks)
-    return {attack: Scores.load(Path(paths.scores(*cell, attack))) for attack in attacks if attack not in without}
+    """The scores of each attack on a cell, read from results/."""
+    return {attack: Scores.load(Path(paths.scores(*cell, attack))) for attack in attacks}
 
 
 def of_cell(cell: Cell, budgets: Mapping[str, str], detector: Mapping[str, Any], kind: str) -> Row:
     """The row of a cell under every attack that has a budget, read from results/; where its method is not defined, only why."""
-    without = skipped(cell, budgets)
-    said: Row = {"skipped": "; ".join(dict.fromkeys(without.values()))} if without else {}
-    if "none" in without:
+    scores = found(cell, budgets)
+    without = dict.fromkeys(one.skipped for one in scores.values() if one.skipped)
+    said: Row = {"skipped": "; ".join(without)} if without else {}
+    if scores["none"].skipped:
         return {"method": cell.method, "base": cell.base, "seed": cell.seed} | said
     cost = json.loads(Path(paths.cost(*cell)).read_text())
     real = Scores.load(Path(paths.reference_scores(cell.base)))
-    return row(cell.method, cell.base, cell.seed, found(cell, budgets), real, detector, kind, cost, budgets) | said
+    defined = {name: one for name, one in scores.items() if not one.skipped}
+    return row(cell.method, cell.base, cell.seed, defined, real, detector, kind, cost, budgets) | said
 
 
 def of_units(cells: Sequence[Cell], attacks: Mapping[str, Iterable[str]], detectors: Mapping[str, Mapping[str, Any]]) -> str:
@@ -127,7 +122,7 @@ def of_units(cells: Sequence[Cell], attacks: Mapping[str, Iterable[str]], detect
     parts = []
     for cell in cells:
         scores = found(cell, attacks[cell.base])
-        for attack in [name for name in scores if name != "none"]:
+        for attack in [name for name, one in scores.items() if name != "none" and not one.skipped]:
             named = {"method": cell.method, "base": cell.base, "seed": cell.seed, "attack": attack}
             parts.append((named, units.looks(scores[attack], scores["none"], detectors[cell.base])))
     return units.as_csv(parts)
