@@ -17,6 +17,7 @@ from palimpsest.workflow import (
     plan,
     record,
     settle,
+    sheets,
     stage,
     undefined,
 )

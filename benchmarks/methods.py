@@ -27,6 +27,7 @@ import yaml
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from palimpsest import data, models
+from palimpsest.files import sha256
 from palimpsest.mini import world
 from palimpsest.prompts import grammar
 from palimpsest.workflow import params
@@ -169,7 +170,7 @@ def scene(folder: Path, size: int = 64) -> tuple[data.Concept, data.Images]:
             text, file = concept.texts[said][n % len(concept.texts[said])], f"{role}-{n}.png"
             picture = data.Image.fromarray(world.render(world.Scene(thing, "field", "plain", "", text), rng))
             picture.resize((size, size)).save(folder / file)
-            rows.append(data.Picture(file, "", data.Prompt(text, n), role))
+            rows.append(data.Picture(file, sha256(folder / file), data.Prompt(text, n), role))
     return concept, data.Images(rows, folder)
 
 

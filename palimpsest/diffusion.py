@@ -51,8 +51,9 @@ def heard(model: Model, x: Latents, t: Tensor | Level, texts: Sequence[Text], le
     rows = x.shape[0]
     context, mask = stacked([(text, 1.0) for text in texts], rows, length)
     levels, x = torch.as_tensor(t, device=x.device).expand(rows).repeat(len(texts)), x.repeat(len(texts), 1, 1, 1)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=model.half):
-        out = families.of(model).call(model, x, levels, context, mask)
+    own = next(model.unet.parameters()).dtype
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=model.half and own == torch.float32):
+        out = families.of(model).call(model, x.to(own), levels, context.to(own), mask)
     return x, levels, out.to(x.dtype)
 
 
@@ -225,7 +226,8 @@ def sdedit(model: Model, x: Latents, mix: Mix | Steered, eps: Latents, *, streng
 @torch.no_grad()
 def decode(model: Model, x: Latents) -> Tensor:
     """Latents to pictures "b 3 h w" in [-1, 1]."""
-    return model.vae.decode(x / model.vae.config.scaling_factor + (model.vae.config.shift_factor or 0.0)).sample.clamp(-1, 1)
+    z = x / model.vae.config.scaling_factor + (model.vae.config.shift_factor or 0.0)
+    return model.vae.decode(z.to(model.vae.dtype)).sample.to(x.dtype).clamp(-1, 1)
 
 
 def filled(rows: Sequence[Row], batch: int) -> list[Row]:

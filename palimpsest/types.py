@@ -37,7 +37,7 @@ class Model(NamedTuple):
     vae: Any
     scheduler: Any
     guide: Callable[[Text, Text, float], Mix | Steered]  # how a text and the empty text become a prediction
-    half: bool = False  # the UNet computes in bfloat16 (autocast); what is trained and all else stays in float32
+    half: bool = False  # the UNet computes in bfloat16; what is trained and all else stays in float32
     family: str = "sd"  # the file of families/ that knows how a text is read and how the network is called
     others: tuple[Reader, ...] = ()  # text encoders beside the first
 

@@ -30,7 +30,7 @@ wildcard_constraints:
 
 def known(axis, name):
     """A name from a target, or one line that says which there are."""
-    allowed = params.concepts() if axis == "concept" else SETTINGS.get(f"{axis}s", ())
+    allowed = sheets.concepts() if axis == "concept" else SETTINGS.get(f"{axis}s", ())
     if axis != "seed" and name not in allowed:
         raise WorkflowError(f"unknown {axis} {name!r}{params.near(name, allowed)}")
     return name

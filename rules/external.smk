@@ -1,5 +1,5 @@
 # What real bases are examined with (data/external.yaml): fetched by address and digest when a run names it.
-for place in params.external():
+for place in sheets.external():
 
     rule:
         name:

@@ -1,5 +1,5 @@
 # Tables over many methods and concepts, each a section of params.yaml beside `grid`: docs/table1-mini.md and the like.
-for section in ("table1", "robustness", "crossed"):
+for section in params.TABLES:
 
     rule:
         name:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from palimpsest import external
-from palimpsest.workflow import params, stage
+from palimpsest.workflow import params, sheets, stage
 
 
 def main(job: stage.Stage) -> None:
-    params.known("file", [job.file], params.external())
-    entry = params.external()[job.file]
+    params.known("file", [job.file], sheets.external())
+    entry = sheets.external()[job.file]
     external.make(Path(job.file), entry["url"], entry["digest"], entry["as"])
 
 

@@ -16,7 +16,7 @@ def main(job: stage.Stage) -> None:
 
     stored = pieces.lasting(prompts.rows, None if job.method == "none" else job.reads.get("others_on_disk"))
     shown = [prompts.rows[n] for n in stored]
-    model = cache(lambda: models.load(job.reads["base"], edits.load(Path(erased))))
+    model = cache(lambda: models.drawing(job.reads["base"], edits.load(Path(erased)), compiled=job.compiled))
 
     with job.scratch(erased, source) as kept:
         pieces.pictures(

@@ -6,7 +6,7 @@ from palimpsest.data import Scores
 from palimpsest.files import write_text
 from palimpsest.judge import detected
 from palimpsest.report import measures, phenomena, table
-from palimpsest.workflow import params, paths, plan, stage
+from palimpsest.workflow import paths, plan, sheets, stage
 
 CONTROL = "mini-without-church"
 HEAD = """# The published phenomena on the embedded model
@@ -20,7 +20,7 @@ def main(job: stage.Stage) -> None:
     grid = job.params["phenomena"]
     parts = [HEAD.format(n=len(grid["seeds"]), images=job.params["prompts"]["settings"].get("concept_prompts", 60))]
     for concept in grid["concepts"]:
-        fields = params.read_concept(concept)
+        fields = sheets.concept(concept)
         detector = fields["detectors"]["mini"]
         budgets = plan.budgets(job.params, grid["attacks"], concept, "mini")
         cells = [table.Cell(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]

@@ -18,7 +18,7 @@ def main(job: stage.Stage) -> None:
 
     @cache
     def edited() -> tuple[models.Model, data.Prompts]:
-        return models.load(job.reads["base"], edits.load(Path(erased))), data.Prompts.load(Path(asked))
+        return models.drawing(job.reads["base"], edits.load(Path(erased)), compiled=job.compiled), data.Prompts.load(Path(asked))
 
     def draw(rows: Sequence[data.Prompt]) -> Tensor:
         model, prompts = edited()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from palimpsest.files import write_text
 from palimpsest.report import table, tables
-from palimpsest.workflow import params, plan, stage
+from palimpsest.workflow import params, plan, sheets, stage
 
 
 def main(job: stage.Stage) -> None:
@@ -13,7 +13,7 @@ def main(job: stage.Stage) -> None:
     shown = counts.get("concept_prompts", 60), counts.get("other_prompts", 100)
     parts = [tables.head(job.section, *shown, len(grid["seeds"]))]
     for concept in grid["concepts"]:
-        fields = params.read_concept(concept)
+        fields = sheets.concept(concept)
         detector = fields["detectors"]["mini"]
         budgets = plan.budgets(job.params, grid["attacks"], concept, "mini")
         cells = [table.Cell(concept, method, "mini", seed) for method in grid["methods"] for seed in grid["seeds"]]

@@ -7,11 +7,13 @@ import itertools
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TOP, random_model
+from families import random_pipeline
 
 from palimpsest import data, edits
 from palimpsest.methods import ca
@@ -19,7 +21,7 @@ from palimpsest.types import Model
 from palimpsest.workflow.signatures import registry
 
 sys.path.append(str(TOP / "benchmarks"))
-methods, sd14 = import_module("methods"), import_module("sd14")
+methods, sd14, bases = (import_module(name) for name in ("methods", "sd14", "bases"))
 SMALL: dict[str, list[dict[str, Any]]] = {
     "esd": [{"variant": v, "steps": 2, "batch": 2, "lr": 1e-3, "sampler_steps": 4, "eta": 1.5} for v in ("x", "x-strict", "u", "full")],
     "ca": [{"steps": 3, "batch": 2, "lr": 1e-3}],
@@ -27,7 +29,8 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "duo": [{"steps": 3, "batch": 2, "rank": 2, "base_lr": 1e-2}],
     "stereo": [
         {"rounds": 2, "ste_steps": 2, "ste_lr": 1e-3, "invert_steps": 2, "invert_lr": 1e-2, "invert_batch": 2, "steps": 3, "lr": 1e-3,
-         "batch": 2, "sampler_steps": 4},
+         "batch": 2, "sampler_steps": 4, **more}
+        for more in ({}, {"w_pos": 0.0, "w_neg": 1.0, "away": "shown"})
     ],
     "advunlearn": [
         {"steps": 4, "warmup": 2, "attack_steps": 2, "attack_lr": 0.02, "lr": 1e-3, "retain_batch": 2, "sampler_steps": 4, "ahead": 2,
@@ -98,6 +101,24 @@ def test_settings_of_a_timed_case_are_known_to_both(name: str, monkeypatch: pyte
 def test_the_model_of_full_size_has_the_published_one_s_parameters() -> None:
     whole = sd14.model("meta", tokenizer=str(TOP / "data/mini/model/tokenizer"))
     assert {part: sum(p.numel() for p in getattr(whole, part).parameters()) for part in sd14.PARAMETERS} == sd14.PARAMETERS
+
+
+def test_sdxl_of_full_size_has_the_published_one_s_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    whole = bases.sdxl("meta")
+    assert {part: sum(p.numel() for p in getattr(whole, part).parameters()) for part in bases.PARAMETERS} == bases.PARAMETERS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(bases.PIPELINES))
+def test_every_verb_is_timed_on_a_base(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(TOP)
+    monkeypatch.setitem(bases.PICTURES, name, 64)
+    random_pipeline(name).save_pretrained(tmp_path)
+    bases.measured(name, ["verbs"], str(tmp_path))
+    said = [line.split()[0].strip(",") for line in capsys.readouterr().out.splitlines()]
+    attacks = {"sd14": ["cce", "unlearndiff", "sneaky"], "sdxl": ["cce", "sneaky"]}
+    assert said == ["load", "uce", "esd", "dm2", *attacks[name], "draw", "score"]
 
 
 def test_steps_that_were_not_run_are_added_by_what_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:

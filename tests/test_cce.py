@@ -134,7 +134,7 @@ def test_cached_moments_are_those_of_the_vae(tiny: Model, images: Any) -> None:
             torch.testing.assert_close((variance.clamp(-30, 20) / 2).exp(), spread.std, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name, count, distinct", [("object", 27, 27), ("style", 19, 17), ("person", 2, 2)])
+@pytest.mark.parametrize("name, count, distinct", [("object", 27, 27), ("style", 19, 17), ("person", 2, 2), ("person-sld", 2, 2)])
 def test_published_templates(name: str, count: int, distinct: int, concept: Any) -> None:
     lines = cce.listed(concept, name)
     assert len(lines) == count and len(set(lines)) == distinct and all(line.count("{}") == 1 for line in lines)
@@ -162,6 +162,25 @@ def test_bad_settings_are_named_before_anything_is_trained(
     with pytest.raises(ValueError, match=said) as error:
         learned(tiny, concept, images, plain, **settings)
     assert "\n" not in str(error.value)
+
+
+def test_where_the_network_says_v_the_error_is_of_v(double: None, tiny: Model) -> None:
+    tiny.scheduler.register_to_config(prediction_type="v_prediction")
+    x, eps, out, t = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.tensor([10, 700])
+    picture, spread = diffusion.rates(tiny, t)
+    x_t = diffusion.noised(tiny, x, t, eps)
+    made = cce.squared(tiny, eps - diffusion.epsilon(tiny, x_t, t, out), t)
+    torch.testing.assert_close(made, (picture * eps - spread * x - out).pow(2).mean())
+
+
+def test_what_is_learned_from(tiny: Model, concept: Any, images: data.Images, plain: Any) -> None:
+    captioned = [row._replace(role="captioned") for row in reversed(images.only("pool").rows)]
+    both = replace(images, rows=[*images.rows, *captioned])
+    first, same, other = (
+        learned(tiny, concept, some, plain, learn_from=role, pictures=2).vectors["concept"]
+        for some, role in ((images, "captioned"), (both, "pool"), (both, "captioned"))
+    )
+    assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_nothing_to_learn_from(tiny: Model, concept: Any, images: data.Images, plain: Any) -> None:

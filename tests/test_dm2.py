@@ -39,17 +39,17 @@ def test_mining_is_equation_5_by_plain_steps(tiny: Model, images: Any) -> None:
 
 
 @pytest.mark.parametrize("keep", [["anchor", "zero", "minus"], ["zero"], ["anchor", "minus"], []])
-def test_circumventing_is_equations_7_to_10_by_plain_steps(keep: list[str]) -> None:
+def test_circumventing_is_equations_7_and_8_by_plain_steps(keep: list[str]) -> None:
     student, teacher = random_model(), random_model()
     ch, c0 = torch.randn(1, 3, 32), torch.randn(1, 24, 32)
-    bank = torch.randn(3, 4, 16, 16)
+    pictures = torch.randn(2, 1, 4, 16, 16)
     with edits.lora(student, "unet.*.to_v.weight", rank=2, generator=torch.Generator().manual_seed(1)) as edit:
         with torch.no_grad():
             for p in edit.parameters:
                 p.add_(0.05)
         start = {name: p.detach().clone() for name, p in edit.trained.items()}
         curve = dm2.circumvent(
-            edit, lambda: dm2.Mined(ch, bank), c0, torch.Generator().manual_seed(2), dm2.squared("sum"), 1, 1.0, 0.5, keep,
+            edit, lambda step: (ch, pictures[step]), c0, torch.Generator().manual_seed(2), dm2.squared("sum"), 1, 1.0, 0.5, keep,
             steps=2, lr=1e-4, clip=100.0, schedule={1: 0.1}, optimiser="sgd",
         )  # fmt: skip
         made = {name: p.detach().clone() for name, p in edit.trained.items()}
@@ -58,7 +58,7 @@ def test_circumventing_is_equations_7_to_10_by_plain_steps(keep: list[str]) -> N
                 p.copy_(start[name])
         draws = torch.Generator().manual_seed(2)
         for step in range(2):
-            x = bank[torch.randint(3, (1,), generator=draws)]
+            x = pictures[step]
             t = torch.randint(1000, (1,), generator=draws)
             x_t = diffusion.noised(student, x, t, torch.randn(1, 4, 16, 16, generator=draws))
             texts = {"anchor": c0, "zero": 0 * ch, "minus": -ch}
@@ -91,7 +91,7 @@ def test_the_log_holds_every_loop(tiny: Model, concept: Any, images: Any) -> Non
     made = dm2.erase(tiny, concept, images, seed=0, **SMALL)
     assert [len(row["mine"]) for row in made.log] == [3, 3] and [len(row["circumvent"]) for row in made.log] == [3, 3]
     assert all(set(row["signals"]) == set(row["signals_after"]) and "gradient_norm" in row["mine"][0] for row in made.log)
-    steps = [step for row in made.log for step in row["circumvent"]]  # Equation 10 with alpha_c 1, alpha_p 0.5
+    steps = [step for row in made.log for step in row["circumvent"]]  # their sum with alpha_c 1, alpha_p 0.5
     assert [step["loss"] for step in steps] == pytest.approx([step["l_c"] + 0.5 * step["l_p"] for step in steps], rel=1e-6)
     assert {name for name in made.found if name.startswith("embedding")} == {"embedding-00", "embedding-01"}
     assert made.found["embedding-00"].shape == (3, 32)
@@ -109,7 +109,7 @@ def test_a_loop_that_finds_nothing_ends_it(tiny: Model, concept: Any, images: An
     [
         {"initialisation": "zeros"}, {"initialisation": "text"}, {"loss_reduction": "mean"}, {"x_source": "student"}, {"x_source": "pool"},
         {"replay_granularity": "loop"}, {"keep": ["anchor"]}, {"location": "query"}, {"location": "key"}, {"verify_shared_seed": False},
-        {"mining": False}, {"replay": 0.0}, {"anchor": ""},
+        {"mining": False}, {"replay": 0.0}, {"anchor": ""}, {"bank": None},
     ],
     ids=str,
 )  # fmt: skip
@@ -119,6 +119,53 @@ def test_every_choice_changes_the_result(setting: dict, concept: Any, images: An
     assert made.tensors.keys() != plain.tensors.keys() or any(
         not torch.equal(made.tensors[key], plain.tensors[key]) for key in made.tensors
     )
+
+
+def test_without_a_bank_every_step_has_pictures_of_its_own(tiny: Model, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn under the embedding that the step circumvents, an earlier one too."""
+    pictures: dict[bytes, torch.Tensor] = {}
+    used: list[tuple[bytes, torch.Tensor]] = []
+    denoise, noised, predictions = dm2.denoise, dm2.noised, dm2.predictions
+
+    def drawing(model: Model, z: torch.Tensor, mix: Any, steps: int) -> Any:
+        made = denoise(model, z, mix, steps)
+        texts = mix[1][0].expand(len(z), -1, -1)
+        pictures.update({row.numpy().tobytes(): text for row, text in zip(made[0], texts, strict=True)})
+        return made
+
+    def noising(model: Model, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        used.extend((row.numpy().tobytes(), torch.empty(0)) for row in x)
+        return noised(model, x, *rest)
+
+    def predicting(model: Model, x: torch.Tensor, t: Any, texts: Any, *rest: Any) -> Any:
+        if len(texts) == 4 and torch.is_grad_enabled():  # the student's, whose first text is the embedding
+            used[-2:] = [(key, texts[0][0].detach()) for key, _ in used[-2:]]
+        return predictions(model, x, t, texts, *rest)
+
+    for name, spy in {"denoise": drawing, "noised": noising, "predictions": predicting}.items():
+        monkeypatch.setattr(dm2, name, spy)
+    settings = {**SMALL, "bank": None, "batch": 2, "steps": 4, "max_loops": 3, "replay": 0.3, "images_per_loop": 3}
+    made = dm2.erase(tiny, concept, images, seed=0, **settings)
+    circumvented = [(key, c) for key, c in used if c.numel()]
+    assert len(circumvented) == len({key for key, _ in circumvented}) == 3 * 4 * 2
+    assert all(torch.equal(pictures[key], c) for key, c in circumvented)
+    found = [made.found[f"embedding-{n:02d}"] for n in range(3)]
+    taken = [next(n for n, c in enumerate(found) if torch.equal(c, text)) for _, text in circumvented]
+    assert taken[:8] == [0] * 8 and set(taken[8:]) == {0, 1, 2}
+
+
+def test_an_empty_schedule_is_constant(tiny: Model, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, descend = [], dm2.descend
+    monkeypatch.setattr(dm2, "descend", lambda *a, schedule, **b: taken.append(schedule) or descend(*a, schedule=schedule, **b))
+    for schedules in ({}, {"mine_schedule": {}, "schedule": {}}):
+        dm2.erase(tiny, concept, images, seed=0, **{**SMALL, "max_loops": 1, **schedules})
+    assert taken == [{500: 0.1}, {800: 0.1}, {}, {}]
+
+
+def test_the_verifier_s_picture_may_show_something_else(concept: Any, images: Any) -> None:
+    first, other = (dm2.erase(random_model(), concept, images, seed=0, **SMALL, reference=text) for text in (None, "a dog"))
+    assert all(torch.equal(first.tensors[key], other.tensors[key]) for key in first.tensors)  # nothing else depends on it
+    assert first.log[0]["signals"]["reference"] != other.log[0]["signals"]["reference"]
 
 
 def test_a_padded_context_is_the_same_context(concept: Any, images: Any) -> None:

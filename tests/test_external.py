@@ -21,7 +21,7 @@ from conftest import TOP
 from palimpsest import external
 from palimpsest.data import to_tensor
 from palimpsest.references import coco
-from palimpsest.workflow import params, plan
+from palimpsest.workflow import params, plan, sheets
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -126,7 +126,7 @@ def test_a_picture_is_cut_in_the_middle() -> None:
 
 def test_every_entry_says_how_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(TOP)
-    for place, entry in params.external().items():
+    for place, entry in sheets.external().items():
         assert place.startswith("data/external/") and entry["as"] in external.MAKERS and entry["url"].startswith("http")
         assert entry["digest"].split(":")[0] in ("md5", "sha256")
 
@@ -139,7 +139,7 @@ def test_a_plan_knows_what_is_fetched_before_it_is_there(monkeypatch: pytest.Mon
     assert "data/external/coco/val2017" in before["files"]
     other = yaml.safe_load(Path("data/external.yaml").read_text())
     other["data/external/coco/val2017"]["digest"] = "md5:00"
-    monkeypatch.setattr(params, "external", lambda: other)
+    monkeypatch.setattr(sheets, "external", lambda: other)
     plan.content.cache_clear()
     changed = list(plan.compare(before, plan.plan("gen_reference", {"base": "sd14"}, settings)))
     assert changed == ["data/external/coco/val2017 changed"]

@@ -324,6 +324,39 @@ def test_fields_of_a_base(tmp_path: Path) -> None:
     assert torch.equal(edits.load(tmp_path / "e.json").tensors["unet.conv_in.weight"], last.unet.conv_in.weight)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_rounded_weights_draw_nearly_the_same(name: str, tmp_path: Path) -> None:
+    random_pipeline(name).save_pretrained(tmp_path)
+    base = {"path": str(tmp_path), "precision": "bf16"}
+    single, computed, rounded = (
+        drawn(made, ROWS[:2]) for made in (models.load({"path": base["path"]}), models.load(base), models.drawing(base))
+    )
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, computed)
+    assert 0 < (rounded - single).abs().mean() < 0.02  # of a range of 2
+    assert models.drawing(base).unet.dtype == models.drawing(base).vae.dtype == torch.bfloat16
+    assert torch.equal(drawn(models.drawing({"path": base["path"]}), ROWS[:2]), single)  # float32 is as it was
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_compiled_network_is_one_graph(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_pipeline(name).save_pretrained(tmp_path)
+    plainly = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plainly(self, backend="eager", fullgraph=True))  # seconds, not minutes
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = drawn(models.drawing({"path": str(tmp_path)}, compiled=True), ROWS[:2])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # network and decoder
+    torch.testing.assert_close(compiled, drawn(models.load({"path": str(tmp_path)}), ROWS[:2]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same(tmp_path: Path) -> None:
+    random_pipeline("sd14").save_pretrained(tmp_path)
+    base = {"path": str(tmp_path)}
+    torch._dynamo.reset()
+    torch.testing.assert_close(drawn(models.drawing(base, compiled=True), ROWS[:2]), drawn(models.load(base), ROWS[:2]), atol=1e-4, rtol=0)
+
+
 def test_the_sampler_of_mini_is_as_it_was(mini: Model) -> None:
     assert type(mini.scheduler).__name__ == "DDIMScheduler" and (mini.family, mini.others) == ("sd", ())
 

@@ -14,7 +14,7 @@ from test_lists import TEXTS, by, write
 from palimpsest.data import Concept
 from palimpsest.lists import Lists, assembled, hints, length, names, says
 from palimpsest.prompts import frozen, template
-from palimpsest.workflow import params
+from palimpsest.workflow import sheets
 
 SAID: dict[str, Any] = {
     "by": "nobody in particular",
@@ -29,7 +29,7 @@ OTHERS = {"by": "somebody else", "captions": ["A dog", "A bus", "A kid with a ba
 
 def known(name: str) -> Concept:
     """A concept of data/concepts as real bases judge it."""
-    fields = params.read_concept(name)
+    fields = sheets.concept(name)
     return Concept.of(
         {"name": name, **{k: v for k, v in fields.items() if k != "detectors"}, "classes": fields["detectors"]["papers"]["classes"]}
     )
@@ -120,7 +120,7 @@ def test_a_template_reads_as_a_sentence() -> None:
 
 def test_pool_and_anchors_go_together() -> None:
     """sdedit_pairs redraws a picture of the pool from the anchor of the same number."""
-    for name in params.concepts():
+    for name in sheets.concepts():
         made = template.prompts(known(name), seed=0, captions=1, phrases=1, scenes=1, pairs=2)
         assert len(made["pool"]) == len(made["anchors"]) and len(made["pairs"]) == len(made["without"]) == 2
         concept = replace(known(name), texts=made)

@@ -135,6 +135,18 @@ def test_the_guidance_of_the_erased_model_in_the_loss(form: str, request: Any, c
         attacked(exact, concept, plain, "optml", filter=True)
 
 
+@pytest.mark.parametrize("form", ["n", "k"])
+def test_a_prompt_beyond_the_context_has_a_search_where_it_stands_in_none(
+    form: str, tiny: Model, concept: Any, plain: data.Prompts
+) -> None:
+    long = data.Prompts([plain.units().rows[0]._replace(text="a church " * 30)])
+    if form == "n":
+        assert attacked(tiny, concept, long, form).rows[-1].ids
+    else:
+        with pytest.raises(ValueError, match="no prompt leaves room"):
+            attacked(tiny, concept, long, form)
+
+
 def test_an_ordinary_guidance_in_the_loss_is_its_mix(tiny: Model, concept: Any, plain: data.Prompts) -> None:
     """At strength one it is the prediction itself."""
     found, same = attacked(tiny, concept, plain, "n", filter=True, guidance=1.0), attacked(tiny, concept, plain, "n")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import TOP
 
-from palimpsest.workflow import params, signatures
+from palimpsest.workflow import params, sheets, signatures
 
 
 @pytest.fixture
@@ -162,10 +162,10 @@ def test_every_preset_is_an_entry_for_every_concept(file: Path, monkeypatch: pyt
     monkeypatch.chdir(TOP)
     settings = params.load()
     section = "methods" if file.stem in signatures.registry("methods") else "attacks"
-    for name in params.presets(file.stem):
+    for name in sheets.presets(file.stem):
         changed = {**settings, section: {**settings[section], "tried": {"of": file.stem, "preset": name}}}
         params.check(changed)
-        for concept in params.concepts():
+        for concept in sheets.concepts():
             of, given = params.plugin(changed, section, "tried", concept)
             taken = signatures.settings(section, of)
             assert of == file.stem and all(signatures.fits(value, taken[key].annotation) for key, value in given.items())
@@ -215,8 +215,8 @@ def test_what_plug_ins_need_is_what_families_speak_of() -> None:
 
 
 def test_a_base_of_the_papers_takes_its_protocol(project: Path) -> None:
-    """Presets in place of the settings for the embedded model, its own prompts, pool and scores; `on` stands on top."""
-    change(project, "methods/esd-u/on", {"papers": {"preset": "official", "settings": {"steps": 7}}})
+    """Presets in place of the settings for the embedded model, its own prompts, pool and scores; `under` stands on top."""
+    change(project, "methods/esd-u/under", {"papers": {"preset": "official", "settings": {"steps": 7}}})
     settings = params.load()
     assert params.plugin(settings, "methods", "esd", "church", "sd14")[1] == {"variant": "x", "texts": "train"}
     assert params.plugin(settings, "methods", "rece", "nudity", "sd14")[1] == {"rho": 0.1, "rounds": 3}, "there is no preset darkminer"
@@ -228,6 +228,16 @@ def test_a_base_of_the_papers_takes_its_protocol(project: Path) -> None:
     assert set(params.examined(settings, "scores", "sd14")) != set(params.examined(settings, "scores", "mini"))
 
 
+def test_a_variant_says_what_is_its_own_under_a_protocol(project: Path) -> None:
+    """Its settings do not count there: without a word of its own it would be the entry that it varies."""
+    assert params.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14") == ("dm2", {"mining": False})
+    change(project, "methods/dm2-plain/under", {})
+    said = r"methods\.dm2-plain would be dm2 on sd14: .* `under: {papers: {settings: \.\.\.}}`"
+    with pytest.raises(params.ParamsError, match=said):
+        params.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14")
+    assert not params.plugin(params.load(), "methods", "dm2-plain", "nudity", "mini")[1]["mining"]
+
+
 @pytest.mark.parametrize(
     "key, value, said",
     [
@@ -237,7 +247,7 @@ def test_a_base_of_the_papers_takes_its_protocol(project: Path) -> None:
         ("protocols/papers/prompts/of", "frosen", ["protocols.papers.prompts.of", "'frosen'", "did you mean 'frozen'"]),
         ("protocols/papers/pool/images", "many", ["protocols.papers.pool.images", "'many'", "int"]),
         ("protocols/papers/minutes", {"erase@*": "long"}, ["protocols.papers.minutes.erase@*", "'long'", "float"]),
-        ("methods/esd/on", {"paper": {}}, ["methods.esd.on", "'paper'", "did you mean 'papers'"]),
+        ("methods/esd/under", {"paper": {}}, ["methods.esd.under", "'paper'", "did you mean 'papers'"]),
         ("methods/esd/for", {"objct": {}}, ["methods.esd.for", "'objct'", "did you mean 'object'"]),
     ],
 )

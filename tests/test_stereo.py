@@ -306,7 +306,15 @@ SEARCHES: list[dict[str, Any]] = [
     {"rounds": 1}, {"eta": 1.0}, {"steps": 2}, {"lr": 2e-3}, {"invert_steps": 2}, {"invert_lr": 2e-2}, {"invert_batch": 2}, {"vectors": 2},
     {"reset_seeds": False},
 ]  # fmt: skip
-REOS: list[dict[str, Any]] = [{"adversarial": 1}, {"w_pos": 0.5}, {"w_neg": 1.0}, {"anchors": 2}, {"steps": 2}, {"lr": 2e-3}]
+REOS: list[dict[str, Any]] = [
+    {"adversarial": 1},
+    {"w_pos": 0.5},
+    {"w_neg": 1.0},
+    {"away": "shown"},
+    {"anchors": 2},
+    {"steps": 2},
+    {"lr": 2e-3},
+]
 
 
 def test_settings_change_what_they_should(made: edits.Erasure, tiny: Model, concept: Any, images: Any) -> None:

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 from palimpsest.data import Concept
 from palimpsest.mini import clip, judge, render, world
 from palimpsest.prompts import grammar
-from palimpsest.workflow import params
+from palimpsest.workflow import sheets
 
 
 def test_the_world_is_large_enough() -> None:
@@ -69,9 +69,9 @@ def test_the_judge_has_a_class_for_none_of_these() -> None:
     assert all(isinstance(judge.picture(world.EMPTY, rng), Image.Image) for _ in range(20))
 
 
-@pytest.mark.parametrize("name", [name for name in params.concepts() if "mini" in params.read_concept(name)["detectors"]])
+@pytest.mark.parametrize("name", [name for name in sheets.concepts() if "mini" in sheets.concept(name)["detectors"]])
 def test_prompts_of_every_concept(name: str) -> None:
-    fields = params.read_concept(name)
+    fields = sheets.concept(name)
     concept = Concept.of(
         {"name": name, **{k: v for k, v in fields.items() if k != "detectors"}, "classes": fields["detectors"]["mini"]["classes"]}
     )

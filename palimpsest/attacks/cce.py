@@ -11,7 +11,8 @@ word. White box; it needs pictures of the concept from the unedited model, and n
 NYU-DICE-Lab/circumventing-concept-erasure @bb7034b: the common loop of its weight-edited folders, `np` and `sld`.
 Differs from the official code: only the new rows are trained (equal to training the table and restoring the rest), in one true batch
 instead of accumulated ones, on cached VAE moments of each picture and of its mirror image, drawn with replacement; a word of several
-vectors takes as many places (there captions name its first vector alone); predictions that do not hold the word keep no graph. SLD's
+vectors takes as many places (there captions name its first vector alone); predictions that do not hold the word keep no graph; float32 or
+bfloat16, not float16 with a scaled loss; no step on the rest of an epoch; SLD's recursion is of eps where the network says v, too. SLD's
 warm-up: `warmup`. `prefixed` is what its generate_i2p.py means and has the wrong way round (the word only where there is none).
 """
 
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from palimpsest import tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
-from palimpsest.diffusion import both_ways, encode, guided, noise, noised, noisy, posterior, predict, predictions
+from palimpsest.diffusion import both_ways, encode, guided, kind, level, noise, noised, noisy, posterior, predict, predictions
 from palimpsest.types import Latents, Mix, Model, Steered, Text
 
 BUDGET = "white box; one word of {vectors} vectors for all prompts, {steps} steps of {batch} pictures; one picture a prompt"
@@ -150,13 +151,19 @@ def captioned(model: Model, pool: Pool, draws: torch.Generator, words: tokens.Wo
     return encode(model, [pool.captions[n] for n in lines], words)
 
 
+def squared(model: Model, error: Latents, t: Tensor) -> Tensor:
+    """The mean square of an error of eps; as the official code has it, of what the network says, where that is v."""
+    weight = 1 / level(model, t) if kind(model) == "v_prediction" else 1.0
+    return (weight * error.pow(2)).mean()
+
+
 def denoising(model: Model, pool: Pool, draws: torch.Generator, size: int) -> Callable[[tokens.Words], Tensor]:
     """The objective `noise`, on `size` pictures."""
 
     def loss(words: tokens.Words) -> Tensor:
         rows, moments = picked(pool, draws, size)
         (x_t,), t, eps = noisy(model, draws, moments)
-        return (eps - predict(model, x_t, t, [(captioned(model, pool, draws, words, rows), 1.0)])).pow(2).mean()
+        return squared(model, eps - predict(model, x_t, t, [(captioned(model, pool, draws, words, rows), 1.0)]), t)
 
     return loss
 
@@ -183,7 +190,7 @@ def circumventing(
         goal = wanted([text for text in way.texts if text is not word and text is not null], rows)
         with torch.no_grad():
             target = predict(model, noised(model, x, path[-1], eps), path[-1], guided(goal, null, against.scale))
-        return (target - steered(model, x, eps, path, way, word, against.warmup)).pow(2).mean()
+        return squared(model, target - steered(model, x, eps, path, way, word, against.warmup), path[-1])
 
     return loss
 
@@ -205,8 +212,9 @@ def check(model: Model, images: Images, texts: Sequence[str], start: Tensor, spa
 def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int,
     vectors: int = 1, steps: int = 5000, batch: int = 16, lr: float = 0.08, weight_decay: float = 0.01, initialiser: str | None = None,
-    pictures: int | None = None, captions: Literal["templates", "prompts"] = "templates",
-    templates: Literal["concept", "object", "style", "person"] = "concept",
+    learn_from: Literal["captioned", "pool"] = "captioned", pictures: int | None = None,
+    captions: Literal["templates", "prompts"] = "templates",
+    templates: Literal["concept", "object", "style", "person", "person-sld"] = "concept",
     eval_prompts: Literal["replaced", "prefixed", "templates"] = "replaced",
     objective: Literal["auto", "noise", "guidance", "path"] = "auto", guidance: float = 7.5, aim: str | None = None,
     path_steps: int = 1000, path_batch: int = 4, path_lr: float = 0.02, path_span: int = 90, path_levels: int = 35,
@@ -217,9 +225,10 @@ def attack(
     Args:
         vectors: rows of the new word.
         initialiser: the word of one token that it starts from; None: the concept's.
-        pictures: so many of the pool, the first ones; None: all.
+        learn_from: pictures of the captions, those first in which the judge sees most of the concept, where there are any; or of the pool.
+        pictures: so many of them, the first ones; None: all.
         captions: of the training pictures: a random template with the word, or (I2P mode) the word before the picture's own prompt.
-        templates: the concept's own, or those of the paper for an object, a style or a person.
+        templates: the concept's own, or those of the paper for an object, a style or a person (with SLD).
         eval_prompts: the plain prompts with the concept's words replaced, or with the word before them; or the templates.
         objective: `auto`: what fits the model's guidance.
         guidance: s, of the objectives `guidance` and `path`.
@@ -230,7 +239,7 @@ def attack(
             code, which counts steps of the training.
     """
     fits = fitting(model, guidance) if objective == "auto" else objective
-    images = images.only("captioned") or images.only("pool")
+    images = (learn_from == "captioned" and images.only("captioned")) or images.only("pool")
     gaps, start = listed(concept, templates), learnable(model, initialiser or concept.initialiser, vectors)
     own, asks = [row.prompt.text for row in images.rows][:pictures], asked(plain, concept, gaps, eval_prompts)
     known = [f"<{WORD}> {text}" for text in own] if captions == "prompts" else [text.format(f"<{WORD}>") for text in gaps]

@@ -9,11 +9,14 @@ hard_prompt_.py and P4D_.py), which other papers call P4D: k tokens beside the p
 authors' own joycenerd/P4D (2cf3cda, prompt_optimization): `length` tokens in place of the prompt, or one before every three of it, at
 random timesteps, and of the texts on the way the one whose picture is most like the target picture.
 Differs from the official code: prompts are rows of one batch; each side has its own model's encoder; the job's seed is added to a
-prompt's; pictures come from the base's sampler. Forms n and k: prompts beyond the context are dropped instead of encoded in several pieces.
+prompt's, so that in optml prompts start from tokens of their own (there all from the same); pictures come from the base's sampler and
+guidance (there from the prompt's). Forms n and k: seeds of further pictures count up from the prompt's (there one generator goes on); in k
+prompts beyond the context are dropped instead of encoded in several pieces.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal
@@ -111,7 +114,7 @@ def at_random(
             continue
         stage = step // every + 1
         made = [search.asked(model, unit, ids, stage, by, drop_end=False) for unit, ids in zip(units, found, strict=True)]
-        value = compare([row._replace(seed=row.seed + stage) for row, _ in made])
+        value = compare([row._replace(seed=row.seed + stage - 1) for row, _ in made])
         for row, _ in made:
             if value.get(row.unit, -2.0) > best.get(row.unit, (-2.0, row))[0]:
                 best[row.unit] = value[row.unit], row
@@ -157,7 +160,7 @@ def attack(
     """Search tokens for each plain prompt. Settings as in unlearndiff.py, and:
 
     Args:
-        length, steps, every: of the forms n and k: tokens of n, steps, and steps between pictures.
+        length, steps, every: of the forms n and k: tokens of n, steps, and steps between pictures. Their official lr is 0.1.
         clip_model: whose features compare pictures, in the forms n and k.
         pictures: the target is that of so many which the judge likes most; n and k draw as many of what they find (official 1 in optml, 3
             in n and k).
@@ -180,7 +183,8 @@ def attack(
         free = search.places(len(ids), k, insertion) if form == "optml" else search.places(len(ids), len(ids) // 3 + 1, "every-3")
         return search.framed(model, ids, free, end=end, pad=pad)
 
-    limit = longest if (form, mode) == ("optml", "faithful") else model.tokenizer.model_max_length
+    room = sys.maxsize if form == "n" else model.tokenizer.model_max_length  # n has tokens in place of the prompt
+    limit = longest if (form, mode) == ("optml", "faithful") else room
     frames, dropped = search.fitting(model, plain, frame, limit)
     if form != "optml" and not clip_model:
         raise ValueError(f"clip_model: form {form} compares pictures by CLIP; name a folder or a repository")

@@ -185,7 +185,7 @@ def said(model: Model, rows: Sequence[Prompt], found: Tensor, by: str, log: Sequ
     asked = []
     lines = [{"unit": float(rows[int(n)].unit), "step": step, "loss": loss} for n, step, loss in log]
     for row, ids in zip(rows, found.tolist(), strict=True):
-        asked.append(row._replace(text=model.tokenizer.decode(ids), stage=1, ids=tuple(ids), by=by))
+        asked.append(row._replace(text=model.tokenizer.decode(ids, clean_up_tokenization_spaces=True), stage=1, ids=tuple(ids), by=by))
         same = tokens.layout(model, asked[-1].text, {}) == tokens.layout(model, ids, {})
         lines.append({"unit": float(row.unit), "same_tokens": float(same)})
     return Prompts(asked, log=lines)
@@ -217,7 +217,7 @@ def attack(
         raise ValueError(f"k, population, generations: {k}, {population}, {generations}; at most {room} tokens fit, 2 and 1 are the least")
     size = Search(k, population, generations, crossover_rate, mutation_rate, batch)
     blind, stream = cache(original), search.seeded(draws, seed)
-    added = cache(lambda: concept_vector(blind(), vector_file, pairs(concept, pairs_file), means_of))
+    added = cache(lambda: concept_vector(blind(), vector_file, [] if vector_file else pairs(concept, pairs_file), means_of))
     read = {name: sha256(Path(name)) for name in (pairs_file, vector_file) if name and Path(name).is_file()}
 
     def ask(some: Prompts) -> Prompts:

@@ -158,9 +158,9 @@ def search(
     """Queries about one prompt, until one is won or the search stops; `ranking` as `ranked`, the rest as in `attack`."""
     words, asked = split(row.text), 0
     first = named(words, concept)
-    others = [n for n in ranking if n not in first]
+    others = list(dict.fromkeys(words[n] for n in ranking if n not in first))  # a further word is replaced wherever it stands
     for more in range(not first, len(others) + 1):
-        places, earned = sorted([*first, *others[:more]]), list[float]()
+        places, earned = [n for n, word in enumerate(words) if n in first or word in others[:more]], list[float]()
         size = len(places) * subwords, len(known)
         agent = learner(draw, *size, lr) if method == "policy" else guesses(draw, *size)
         picks = next(agent)
@@ -171,7 +171,7 @@ def search(
                 similarity, shown = yield row._replace(text=text, stage=asked)
                 reward = similarity if shown or missed == "similarity" else reward
                 won = shown and similarity >= threshold
-            earned.append(reward if reward >= 0 else -asked / queries / 10)
+            earned.append(reward if reward >= 0 else -max(asked, 1) / queries / 10)
             log.append({"unit": row.unit, "step": len(log), "words": len(places), "reward": earned[-1]})
             if won or asked >= queries:
                 return
@@ -207,16 +207,16 @@ def attack(
     """Replace words of the plain prompts until the erased model draws the concept.
 
     Args:
-        method: the policy, or sub-words drawn alike (the official brute force).
+        method: the policy, or sub-words drawn alike (no form of the official brute force, which chooses by texts before it draws).
         subwords, letters, pieces_of: so many tokens for a word, of fewer characters than `letters`; see `vocabulary`.
         queries: pictures that may be drawn of a prompt, beside that of the plain one, which is looked at first.
         episodes, lr: of a policy; each set of words has its own.
-        threshold: how similar to the plain prompt a picture must be, beside showing the concept, for the search to stop.
+        threshold: how similar to the plain prompt a picture must be, beside showing the concept, for the search to stop (official 0.26).
         missed: what a picture without the concept earns: less than nothing, as a refused one does there, or its similarity.
         blocks: so many rewards below zero one after another, and a further word is replaced.
         plateau, share: the search stops behind the fourth reward where rewards change less than that, or more of the words are replaced.
         clip_model: what rewards, and what ranks words.
-        darkened: the rewarding CLIP sees pictures in [0, 1] as if they were in [0, 255], as in the official code.
+        darkened: the rewarding CLIP sees pictures in [0, 1] as if they were in [0, 255], as in the official code (True there).
         skip: no search where the plain prompt shows the concept.
         prompts, at_once: how many of the plain prompts (None: all), and how many are searched side by side.
     """

@@ -7,7 +7,9 @@ ECCV 2024, arXiv 2310.11868. The erased model as a diffusion classifier: k token
 Forward, each row's token is sampled; backward goes straight through, clipped to [-1, 1]; bisection puts a row back on the simplex.
 Official code: OPTML-Group/Diffusion-MU-Attack, 5a3e5d3, src/attackers/text_grad_.py and src/tasks/classifier_.py.
 Differs from the official code: prompts are rows of one batch; the gradient by U is dL/dE table^T, without autograd through the product;
-the job's seed is added to a prompt's; pictures come from the base's own sampler. The mode "faithful" keeps its quirks: a picture reseeds
+the job's seed is added to a prompt's; pictures come from the base's own sampler and guidance (there from the prompt's); safe latent
+diffusion warms up by steps of the sampler (there t itself is compared, so that it is off but at the end: `warmup: 0`); `start: random` is
+random on a GPU too (there it is copied before it is filled). The mode "faithful" keeps its quirks: a picture reseeds
 the global generator, so the noise begins anew behind each checkpoint; the text, not the tokens, is asked; prompts over 60 tokens are
 dropped (here they are asked plainly, so that success is still a share of all).
 """

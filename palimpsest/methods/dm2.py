@@ -1,12 +1,12 @@
-"""Dark Miner: Defend against undesired generation for text-to-image diffusion models (DM2). Meng, Wang, Qi, Zou, Hua. arXiv 2409.17682.
+"""Dark Miner: Defend against unsafe generation for text-to-image diffusion models (DM2). Meng, Peng, Jin et al. arXiv 2409.17682.
 
 Loops of three: mine an embedding c that draws the concept from the model as it stands (Equation 5), verify that it does (Equation 6),
-circumvent it with low-rank factors (Equations 7 to 10), until mining finds nothing more. c is a context of cross-attention itself, L
+circumvent it with low-rank factors (Equations 7 and 8), until mining finds nothing more. c is a context of cross-attention itself, L
 vectors wide, and never passes the text encoder. There is no official code; what the paper leaves open is a setting, named below with its
 reason.
 
-Differs from the paper: x of Equation 7 is drawn from a bank of `bank` pictures an embedding, made in one batch, instead of one a step;
-with `bank` = `steps` and `batch` 1 it is the paper's.
+Differs from the paper: x of Equation 7 comes from a bank of `bank` pictures that each embedding has, instead of being drawn anew at every
+step; `bank: null` is the paper's. Where a family has a pooled text (families/), the last of the L vectors stands for it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from palimpsest.optimise import descend
 from palimpsest.types import Latents, Model, Text
 
 Reduce = Callable[[Tensor], Tensor]
-KEPT = ("anchor", "zero", "minus")  # the preservation terms of Equation 9: under c0, 0c and -c
+KEPT = ("anchor", "zero", "minus")  # the preservation terms of Equation 8: under c0, 0c and -c
+AT_ONCE = 64  # pictures that are drawn together
 
 
 class Mined(NamedTuple):
-    """An embedding of the pool P_E, "1 L d", and pictures that are noised while it is circumvented, as latents."""
+    """An embedding of the pool P_E, "1 L d", and its pictures that are noised while it is circumvented, as latents; none without a bank."""
 
     c: Text
-    bank: Latents
+    bank: Latents | None
 
 
 def squared(loss_reduction: str) -> Reduce:
@@ -75,7 +76,7 @@ def signals(x_c: Tensor, x_r: Tensor, x_i: Tensor, texts: Tensor) -> dict[str, f
 
 def circumvent(
     edit: Edit,
-    pick: Callable[[], Mined],
+    pick: Callable[[int], tuple[Text, Latents]],
     c0: Text,
     draws: torch.Generator,
     reduce: Reduce,
@@ -85,12 +86,15 @@ def circumvent(
     keep: Sequence[str],
     **descent: Any,
 ) -> list[dict[str, float]]:
-    """Equations 7 to 10: under c the anchor's prediction; under the anchor, 0c and -c what the original says."""
+    """Equations 7 and 8: under c the anchor's prediction; under the anchor, 0c and -c what the original says.
+
+    Args:
+        pick: from a step to its embedding and `batch` of pictures.
+    """
     model, noted = edit.model, dict[str, Tensor]()
 
     def loss(step: int) -> Tensor:
-        ch, bank = pick()
-        x = bank[torch.randint(len(bank), (batch,), generator=draws)]
+        ch, x = pick(step)
         t = torch.randint(1000, (batch,), generator=draws).to(model.device)
         x_t = noised(model, x, t, noise(model, draws, batch))
         kept = [text for name, text in zip(KEPT, (c0, 0 * ch, -ch), strict=True) if name in keep]
@@ -128,7 +132,7 @@ def erase(
     verify_images: int = 1,
     verify_shared_seed: bool = True,
     verify_model: Literal["student", "original"] = "student",
-    bank: int = 128,
+    bank: int | None = 128,
     x_source: Literal["original", "student", "pool"] = "original",
     replay: float = 0.7,
     replay_granularity: Literal["step", "loop"] = "step",
@@ -143,6 +147,7 @@ def erase(
     rank: int = 8,
     location: Literal["value", "key", "query"] = "value",
     anchor: str = "a photo",
+    reference: str | None = None,
     loss_reduction: Literal["sum", "mean"] = "sum",
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd",
     weight_decay: float = 0.0,
@@ -163,12 +168,14 @@ def erase(
         verify_images: pictures that s(c) is averaged over; 1 is the paper's.
         verify_shared_seed: both pictures from the same noise, which takes the layout out of the comparison; the paper does not say.
         verify_model: which model draws them; "whether the model can generate" suggests the student.
+        bank: pictures that are drawn for an embedding, of which each step takes some; None draws `batch` new ones for every step.
         x_source: who draws x of Equation 7 under c: the original, as the equation has it, or the student; or pictures of the pool.
         replay: probability r that a step (or a whole loop, by `replay_granularity`) takes this loop's c and not an earlier one. A choice a
             loop would leave 30 % of the embeddings never circumvented.
-        keep: preservation terms of Equation 9, of anchor, zero and minus; None is all three.
+        keep: preservation terms of Equation 8, of anchor, zero and minus; None is all three.
+        reference: what the verifier's picture x_r shows; None is the anchor, which is "a photo" in the paper, as x_r is.
         loss_reduction: `sum` makes the paper's clip norms and learning rates meaningful.
-        weight_decay: the paper names SGD only.
+        weight_decay: of sgd and adamw, in mining too; the paper names SGD only.
 
     Raises:
         ValueError: the pool has fewer pictures than a loop mines from, or `keep` names something else.
@@ -180,7 +187,7 @@ def erase(
         raise ValueError(f"dm2: keep: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(KEPT)}")
     reduce = squared(loss_reduction)
     draws = torch.Generator().manual_seed(seed)
-    null, c0 = encode(model, [""]), encode(model, [anchor.format(anchor=concept.anchor)])
+    null, c0, shown = (encode(model, [text.format(anchor=concept.anchor)]) for text in ("", anchor, reference or anchor))
     named = f"a {concept.adjective} photo"
     pictures = pool.pixels()
     latents, eye = moments(model, pictures), clip.load(clip_model)
@@ -199,32 +206,54 @@ def erase(
         first = torch.randn((1, length, null.shape[2]), generator=draws).to(model.device) * (initialisation == "normal")
         if initialisation == "text":
             first = encode(model, [named])[:, :length]
-        plan = mine_schedule or {500: 0.1}
+        plan = {500: 0.1} if mine_schedule is None else mine_schedule
         return mine(
             model, first, latents[rows], draws, reduce, long, steps=mine_steps, lr=mine_lr, clip=mine_clip, schedule=plan, **descent
         )
+
+    def sampled(text: Text, z: Latents) -> Latents:
+        return denoise(model, z, guided(text, null, guidance), sampler_steps)[0]
 
     def verify(edit: Edit, c: Text, rows: Tensor, name: str) -> dict[str, float]:
         """Equation 6, and pictures of it."""
         x = noise(model, draws, verify_images)
         other = x if verify_shared_seed else noise(model, draws, verify_images)
         with edit.off() if verify_model == "original" else torch.no_grad():
-            made = [decode(model, denoise(model, z, guided(text, null, guidance), sampler_steps)[0]) for z, text in ((x, c), (other, c0))]
+            made = [decode(model, sampled(text, z)) for text, z in ((c, x), (shown, other))]
         drawn[name] = to_bytes(made[0])
         x_c, x_r = (clip.images(eye, pixels) for pixels in made)
         return signals(x_c, x_r, seen[rows], read)
 
-    def banked(edit: Edit, c: Text) -> Latents:
-        """x of Equation 7."""
+    def pictured(edit: Edit, c: Text, count: int) -> Latents:
+        """Pictures under an embedding, or under one each."""
+        z, rows = noise(model, draws, count), c.expand(count, -1, -1)
+        with edit.off() if x_source == "original" else torch.no_grad():
+            return torch.cat([sampled(*part) for part in zip(rows.split(AT_ONCE), z.split(AT_ONCE), strict=True)])
+
+    def banked(edit: Edit, c: Text) -> Latents | None:
+        """x of Equation 7, for every step that is to come."""
         if x_source == "pool":
             return posterior(model, latents, noise(model, draws, len(latents)))
-        with edit.off() if x_source == "original" else torch.no_grad():
-            return denoise(model, noise(model, draws, bank), guided(c, null, guidance), sampler_steps)[0]
+        return pictured(edit, c, bank) if bank else None
 
-    def pick() -> Mined:
+    def one() -> Mined:
         """This loop's embedding or, with probability 1 - r, an earlier one."""
         fresh = len(found) == 1 or torch.rand(1, generator=draws).item() < replay
         return found[-1] if fresh else found[int(torch.randint(len(found) - 1, (1,), generator=draws))]
+
+    def picks(edit: Edit) -> Callable[[int], tuple[Text, Latents]]:
+        """What each step of a loop circumvents."""
+        choose = partial(lambda always: always, one()) if replay_granularity == "loop" else one
+        if found[-1].bank is None:
+            taken = [choose().c for _ in range(steps)]
+            x = pictured(edit, torch.cat(taken).repeat_interleave(batch, 0), steps * batch).split(batch)
+            return lambda step: (taken[step], x[step])
+
+        def pick(_: int) -> tuple[Text, Latents]:
+            c, pictures = choose()
+            return c, pictures[torch.randint(len(pictures), (batch,), generator=draws)]
+
+        return pick
 
     where, failures = f"unet.*.to_{location[0]}.weight", 0
     with edits.lora(model, where, rank=rank, generator=draws) as edit:
@@ -239,11 +268,10 @@ def erase(
             if failures:
                 continue
             found.append(Mined(c, banked(edit, c)))
-            terms, plan = KEPT if keep is None else keep, schedule or {800: 0.1}
-            given = partial(lambda one: one, pick()) if replay_granularity == "loop" else pick
             curve = circumvent(
-                edit, given, c0, draws, reduce, batch, alpha_c, alpha_p, terms, steps=steps, lr=lr, clip=clip_norm, schedule=plan, **descent
-            )
+                edit, picks(edit), c0, draws, reduce, batch, alpha_c, alpha_p, KEPT if keep is None else keep, steps=steps, lr=lr,
+                clip=clip_norm, schedule={800: 0.1} if schedule is None else schedule, **descent,
+            )  # fmt: skip
             after = verify(edit, c, rows, f"loop-{loop:02d}-after")
             log[-1] |= {"circumvent": curve, "s_after": after[signal], "signals_after": after}
         embeddings = {f"embedding-{n:02d}": one.c[0].cpu() for n, one in enumerate(found)}

@@ -11,8 +11,9 @@ at the learning rate base_lr 100 / beta: the smaller beta, the stronger. (beta i
 Official code: naver-ai/DUO, `train/unlearn-sd.py` and `inference.py` @e0f2ae6; SD 1.4 only.
 Differs from the official code: `processes` is 1 here and 4 in its scripts; phi can answer many steps in one batch (`ahead`); fp32 and not
 fp16; what a batch leaves of an epoch goes into the next (their 32 and 64 pairs leave nothing); with kto and `given_prompt` a text stays
-with its picture; `naive` runs (there beta 0 divides by zero); `--cfg_train`, which no script of theirs sets, is left out; for a
-v-prediction model errors are those of the noise. With the same draws losses and factors are theirs in float64, but for these.
+with its picture; `naive` runs (there beta 0 divides by zero); `--cfg_train`, which no script of theirs sets, is left out, and so is the
+paper's SD 3, whose layers attend jointly; for a v-prediction model errors are those of the noise. With the same draws losses and factors
+are theirs in float64, but for these.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def erase(
         share_t: t+ = t-, as in Diffusion-DPO.
         prior_t: T. 50 steps of a sampler with leading spacing begin at 981 and never see 999.
         given_prompt: pictures under their own prompts and not under the empty text.
-        optimiser: the paper says Adam.
+        optimiser: the paper says Adam; with `weight_decay: 0` it is that, and else its decay goes into the gradient.
         processes: the batch is that of so many processes, which the official seed lets draw alike: one noise and levels for each pair of
             one are those of all. kto's mean and dynamic_lambda's test are each process's own.
         ahead: steps that phi answers in one batch. 1 has the student's shape, and so L_prior is 0 at first; with more, lambda multiplies

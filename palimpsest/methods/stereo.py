@@ -192,7 +192,7 @@ def search(
 
 def reo(
     model: Model, concept: Concept, words: Words, *, seed: int, adversarial: int = 4, w_pos: float = 1.0, w_neg: float = 3.0,
-    anchors: int = 1, steps: int = 200, lr: float = 2e-5, common: Common = COMMON,
+    away: Literal["all", "shown"] = "all", anchors: int = 1, steps: int = 200, lr: float = 2e-5, common: Common = COMMON,
 ) -> Erasure:  # fmt: skip
     """REO: erase the concept and the first of its learned words from the model, at one go."""
     draws = torch.Generator().manual_seed(seed)
@@ -203,7 +203,9 @@ def reo(
     beside = stratified(len(scenes), steps * anchors * common.batch, draws).view(steps, anchors, common.batch)
 
     def plan(step: int) -> tuple[Text, Mix]:
-        return erased[shown[step]], composed(null, [scenes[rows] for rows in beside[step]], erased.split(1), w_pos, w_neg)
+        asked = erased[shown[step]]
+        turned = erased.split(1) if away == "all" else [asked]
+        return asked, composed(null, [scenes[rows] for rows in beside[step]], turned, w_pos, w_neg)
 
     return forget(model, plan, common, steps=steps, lr=lr, draws=draws, title="reo")
 
@@ -212,7 +214,7 @@ def erase(
     model: Model, concept: Concept, images: Images, *, seed: int,
     rounds: int = 4, eta: float = 0.0, ste_steps: int = 200, ste_lr: float = 5e-6, invert_steps: int = 3000, invert_lr: float = 5e-3,
     invert_batch: int = 1, vectors: int = 1, start_from: Literal["word", "piece"] = "word", reset_seeds: bool = True, adversarial: int = 4,
-    w_pos: float = 1.0, w_neg: float = 3.0, anchors: int = 1, steps: int = 200, lr: float = 2e-5,
+    w_pos: float = 1.0, w_neg: float = 3.0, away: Literal["all", "shown"] = "all", anchors: int = 1, steps: int = 200, lr: float = 2e-5,
     layers: Literal["noxattn", "xattn", "selfattn", "full"] = "noxattn", names: Literal["first", "all"] = "first", batch: int = 1,
     sampler_steps: int = 50, guidance: float = 3.0, latent_alignment: Literal["exact", "legacy"] = "legacy",
     stage: Literal["reo", "ste"] = "reo",
@@ -226,8 +228,9 @@ def erase(
         start_from: a new word is at first the concept's initialiser as a word, or (`piece`, the official code) what the vocabulary has
             under those letters: in CLIP's the beginning of longer words. The two have different embeddings.
         reset_seeds: every erasing and every attack of STE draws the same numbers again.
-        adversarial: how many of the words REO erases, the first ones.
+        adversarial: how many of the words REO erases, the first ones; all of them where there are no more.
         w_pos, w_neg: weights of the anchors and of E; 1 and 0 leaves the anchors alone, 0 and 1 leaves E (compare the paper's Table 5).
+        away: REO steers away from the mean over E, or (with w_pos 0 ESD's loss, the paper's Table 5) from the text that it shows alone.
         anchors: sentences a step that the anchors' mean is taken over.
         layers: all linear and convolution layers but those of cross-attention; those of cross-attention or of self-attention alone; or all.
         names: whether the concept is its name or all of its words.
@@ -245,6 +248,6 @@ def erase(
         words, searched, weaker = search(model, concept, images, seed=seed, **ste, common=common)
         return replace(weaker, found=words, log={"search": searched})
     words, searched = once("search", ste | common._asdict(), lambda: search(model, concept, images, seed=seed, **ste, common=common)[:2])
-    made = reo(model, concept, words, seed=seed, adversarial=adversarial, w_pos=w_pos, w_neg=w_neg, anchors=anchors, steps=steps, lr=lr,
-               common=common)  # fmt: skip
+    made = reo(model, concept, words, seed=seed, adversarial=adversarial, w_pos=w_pos, w_neg=w_neg, away=away, anchors=anchors, steps=steps,
+               lr=lr, common=common)  # fmt: skip
     return replace(made, found=words, log={"search": searched, "reo": made.log})

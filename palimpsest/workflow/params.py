@@ -6,20 +6,17 @@ Every complaint is one line: the key, what is allowed, what to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from palimpsest.workflow import demands, paths, signatures
+from palimpsest.workflow import demands, paths, sheets, signatures
 from palimpsest.workflow.complaints import ParamsError, known, mapping, near, typed
 
 FILE = Path("params.yaml")
-CONCEPTS = Path("data/concepts")
-PRESETS = Path("data/presets")
-EXTERNAL = Path("data/external.yaml")
-GRIDS = ("grid", "phenomena", "table1", "robustness", "crossed")
+TABLES = ("table1", "robustness", "crossed")  # docs/<name>-mini.md
+GRIDS = ("grid", "phenomena", *TABLES)
 EXAMINED = ("prompts", "pool", "pairs", "reference", "scores")  # how a base is examined: what a protocol may say in place of the sections
 SECTIONS = {*GRIDS, *EXAMINED, "bases", "protocols", "methods", "attacks", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
@@ -42,6 +39,7 @@ BASE: dict[str, type] = {
     "steps": int,
     "guidance": float,
     "batch": int,
+    "compiled": bool,
 }
 CHOICES: dict[str, Sequence[str]] = {
     "attention": ("vanilla",),
@@ -51,19 +49,17 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 STAGES: dict[str, dict[str, type]] = {
-    "pool": {"images": int, "anchors": int, "captions": int},
+    "pool": {"images": int, "anchors": int, "captions": int, "seed": int},
     "pairs": {"images": int, "strength": float, "tries": int, "negative": str, "sampler": str},
 }
 REPORT: dict[str, type] = {"examples": int}
 FOLDERS = {"reference": "references"}  # the folder of a section's plug-ins, where it is called otherwise
 UNSAID: dict[str, dict[str, Any]] = {
-    "pool": {"captions": 0},
+    "pool": {"captions": 0, "seed": 0},
     "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"},
 }  # what holds where a section does not say it
 NEGATIVES = ("concept", "prompt", "none")  # what redrawn pictures are steered away from
 SAMPLERS = ("ddim", "pndm")  # how they are redrawn
-CONCEPT = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}
-KINDS = ("inappropriate", "object", "style")
 
 
 def load(file: Path = FILE) -> dict[str, Any]:
@@ -106,7 +102,7 @@ def check(params: Any) -> None:
     for section in ("methods", "attacks"):
         for name, entry in mapping(section, params[section]).items():
             check_plugin(section, f"{section}.{name}", entry, name)
-            known(f"{section}.{name}.on", mapping(f"{section}.{name}.on", entry.get("on", {})), params["protocols"])
+            known(f"{section}.{name}.under", mapping(f"{section}.{name}.under", entry.get("under", {})), params["protocols"])
             for protocol in params["protocols"]:
                 check_plugin(section, f"{section}.{name}.on.{protocol}", entry_on(params, section, name, protocol), name)
     for name in params["methods"]:
@@ -167,37 +163,26 @@ def check_base(name: str, base: Any, protocols: Mapping[str, Any]) -> None:
 
 def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
     """An entry `{of: file, preset: name, settings: {...}, for: {concept or kind: {...}}}` against the signature of the file's verb."""
-    known(key, mapping(key, entry), ("of", "preset", "settings", "for", *(["on"] if folder in ("methods", "attacks") else [])))
+    known(key, mapping(key, entry), ("of", "preset", "settings", "for", *(["under"] if folder in ("methods", "attacks") else [])))
     of = entry.get("of", name)
     known(f"{key}.of" if "of" in entry else folder, [of], signatures.registry(folder))
     if "preset" in entry:
-        known(f"{key}.preset", [entry["preset"]], presets(of))
-    for part in (presets(of).get(entry.get("preset", ""), {}), entry):
+        known(f"{key}.preset", [entry["preset"]], sheets.presets(of))
+    for part in (sheets.presets(of).get(entry.get("preset", ""), {}), entry):
         check_settings(folder, of, f"{key}.settings", part.get("settings", {}))
         for concept, settings in mapping(f"{key}.for", part.get("for", {})).items():
-            known(f"{key}.for", [concept], [*KINDS, *concepts()])
+            known(f"{key}.for", [concept], [*sheets.KINDS, *sheets.concepts()])
             check_settings(folder, of, f"{key}.for.{concept}", settings)
     for argument, setting in signatures.settings(folder, of).items():
         if not setting.optional and argument not in resolved(entry, of):
             raise ParamsError(f"params.yaml: {key}.settings.{argument} is missing; palimpsest/{folder}/{of}.py says what it is")
 
 
-def external() -> dict[str, dict[str, str]]:
-    """What is fetched: place -> address, digest and how it is made (data/external.yaml)."""
-    return fields_of(EXTERNAL.absolute(), EXTERNAL.stat().st_mtime_ns) if EXTERNAL.exists() else {}
-
-
-def presets(of: str) -> dict[str, Any]:
-    """The entries of data/presets/<of>.yaml, by name; none where the plug-in has no such file."""
-    file = PRESETS / f"{of}.yaml"
-    return fields_of(file.absolute(), file.stat().st_mtime_ns) if file.exists() else {}
-
-
 def resolved(entry: Mapping[str, Any], of: str, concept: str = "") -> dict[str, Any]:
     """The settings of an entry for a concept: its preset's, what that says for the concept's kind and for itself, and its own likewise."""
-    kind = read_concept(concept)["kind"] if concept else ""
+    kind = sheets.concept(concept)["kind"] if concept else ""
     settings: dict[str, Any] = {}
-    for part in (presets(of).get(entry.get("preset", ""), {}), entry):
+    for part in (sheets.presets(of).get(entry.get("preset", ""), {}), entry):
         said = part.get("for", {})
         settings |= {**part.get("settings", {}), **said.get(kind, {}), **said.get(concept, {})}
     return settings
@@ -220,7 +205,7 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
     """`grid` and those beside it: lists of names for every axis."""
     grid = mapping(section, params[section])
     known(section, grid, GRID)
-    allowed = {"concepts": concepts(), **{axis: list(params[axis]) for axis in ("methods", "attacks", "bases")}}
+    allowed = {"concepts": sheets.concepts(), **{axis: list(params[axis]) for axis in ("methods", "attacks", "bases")}}
     for axis in GRID:
         if not isinstance(grid.get(axis), list) or not grid[axis]:
             raise ParamsError(f"params.yaml: {section}.{axis} is no list of names; write `{axis}: [...]` with at least one")
@@ -236,35 +221,9 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
             detector(params, concept, base)
 
 
-def concepts() -> list[str]:
-    """Names of the concept files."""
-    return sorted(file.stem for file in CONCEPTS.glob("*.yaml") if file.stem not in paths.RESERVED)
-
-
-@cache
-def fields_of(file: Path, _: int) -> dict[str, Any]:
-    """What a file of YAML says, read once as long as it stands."""
-    return yaml.safe_load(file.read_text())
-
-
-def read_concept(name: str) -> dict[str, Any]:
-    """The fields of data/concepts/<name>.yaml, checked."""
-    file = Path(paths.concept(name))
-    if name not in concepts():
-        raise ParamsError(f"unknown concept {name!r}{near(name, concepts())}; {file} would add it")
-    fields = dict(fields_of(file.absolute(), file.stat().st_mtime_ns))
-    for field in sorted(CONCEPT - set(fields)):
-        raise ParamsError(f"{file}: {field} is missing; data/concepts/church.yaml shows what it is")
-    for field in sorted(set(fields) - CONCEPT):
-        raise ParamsError(f"{file}: unknown {field!r}{near(field, sorted(CONCEPT))}")
-    if fields["kind"] not in KINDS:
-        raise ParamsError(f"{file}: kind: unknown {fields['kind']!r}{near(fields['kind'], KINDS)}")
-    return fields
-
-
 def detector(params: Mapping[str, Any], concept: str, base: str) -> dict[str, Any]:
     """What shows a concept in pictures of a base: the column `score`, its `classes`, `threshold`. With pairs.tries it judges pairs too."""
-    kind, detectors, file = params["bases"][base]["detectors"], read_concept(concept)["detectors"], paths.concept(concept)
+    kind, detectors, file = params["bases"][base]["detectors"], sheets.concept(concept)["detectors"], paths.concept(concept)
     if kind not in detectors:
         raise ParamsError(f"{file}: detectors has no {kind!r}, which bases.{base} asks for; add it")
     score, scores = detectors[kind]["score"], examined(params, "scores", base)
@@ -278,17 +237,27 @@ def detector(params: Mapping[str, Any], concept: str, base: str) -> dict[str, An
 
 def entry_on(params: Mapping[str, Any], section: str, name: str, protocol: str | None) -> Mapping[str, Any]:
     """An entry of methods or attacks as it holds under a protocol: where that names `presets`, the first of them that the plug-in has takes
-    the place of the entry's own settings, and what the entry says under `on` stands on top."""
+    the place of the entry's own settings, and what the entry says under `under` stands on top."""
     entry = params[section][name]
     if protocol is None or "presets" not in params["protocols"][protocol]:
         return entry
     of = entry.get("of", name)
-    named = [preset for preset in params["protocols"][protocol]["presets"] if preset in presets(of)]
-    return {"of": of, **({"preset": named[0]} if named else {}), **entry.get("on", {}).get(protocol, {})}
+    named = [preset for preset in params["protocols"][protocol]["presets"] if preset in sheets.presets(of)]
+    return {"of": of, **({"preset": named[0]} if named else {}), **entry.get("under", {}).get(protocol, {})}
 
 
 def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = "", base: str = "") -> tuple[str, dict[str, Any]]:
-    """The file and the settings of an entry of methods or attacks for a base, with what it says for this concept on top."""
-    entry = entry_on(params, section, name, params["bases"].get(base, {}).get("protocol"))
+    """The file and the settings of an entry of methods or attacks for a base, with what it says for this concept on top.
+
+    Raises:
+        ParamsError: the entry is another one with settings of its own, which do not count under the base's protocol.
+    """
+    protocol = params["bases"].get(base, {}).get("protocol")
+    said, entry = params[section][name], entry_on(params, section, name, protocol)
     of = entry.get("of", name)
+    if of != name and "presets" in params["protocols"].get(protocol, {}) and protocol not in said.get("under", {}):
+        raise ParamsError(
+            f"params.yaml: {section}.{name} would be {of} on {base}: presets of the protocol {protocol} stand in place of its settings; "
+            f"write what is its own under `under: {{{protocol}: {{settings: ...}}}}`"
+        )
     return of, resolved(entry, of, concept)

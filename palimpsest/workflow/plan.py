@@ -1,8 +1,8 @@
 """What a job reads besides the results of other jobs: its settings, its concept, what its code does, the files that it names.
 
 One small JSON for all jobs that read the same. A job is stale when its plan or the result of another job has changed, and scripts
-take everything from it: what does not stand in the plan cannot have an influence. Of a base, `batch` stands in none, since it changes a
-picture by rounding at most, as another machine does, nor `shareable`, which only the page asks for.
+take everything from it: what does not stand in the plan cannot have an influence. Of a base, `batch` and `compiled` stand in none,
+since they change a picture by rounding at most, as another machine does, nor `shareable`, which only the page asks for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.files import md5, sha256, write_json, write_text
-from palimpsest.workflow import code, jobs, params, paths, signatures
+from palimpsest.workflow import code, jobs, params, paths, sheets, signatures
 
 Settings = Mapping[str, Any]
 MODEL = ("path", "revision", "variant", "config", "family", "sampler", "channels_last", "unet", "attention", "precision")
@@ -54,7 +54,7 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
         section = params.examined(settings, name, names["base"])
     match name:
         case "concept":
-            fields = params.read_concept(names["concept"])
+            fields = sheets.concept(names["concept"])
             del fields["detectors"]
             return {"name": names["concept"], **fields, "classes": params.detector(settings, names["concept"], names["base"])["classes"]}
         case "base":
@@ -75,7 +75,7 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
             grid = settings["grid"]
             judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
             allowed = {base: budgets(settings, grid["attacks"], names["concept"], base) for base in grid["bases"]}
-            return {"kind": params.read_concept(names["concept"])["kind"], "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
+            return {"kind": sheets.concept(names["concept"])["kind"], "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
         case "pairs" | "pool":  # what changes nothing is left out
             return {key: value for key, value in section.items() if value != params.UNSAID[name].get(key)}
     return section
@@ -118,8 +118,8 @@ def texts(value: Any) -> Iterator[str]:
 @cache
 def content(place: str) -> str:
     """Hash of a file or a folder of weights; of a folder that DVC tracks, what DVC says of it, and of what is fetched, what is to come."""
-    if place in params.external():
-        return hashlib.sha256(json.dumps(params.external()[place], sort_keys=True).encode()).hexdigest()[:16]
+    if place in sheets.external():
+        return hashlib.sha256(json.dumps(sheets.external()[place], sort_keys=True).encode()).hexdigest()[:16]
     path, tracked = Path(place), Path(f"{place}.dvc")
     if tracked.exists():
         return sha256(tracked)[:16]
@@ -169,12 +169,12 @@ def fetched(job: jobs.Job, settings: Settings) -> list[str]:
     """What a job waits for of the things that are fetched: all that its base is examined with, so that none fails behind hours of work."""
     base = job.names.get("base")
     said = [params.examined(settings, section, base) for section in params.EXAMINED] if base else []
-    return sorted(set(texts(said)) & set(params.external()))
+    return sorted(set(texts(said)) & set(sheets.external()))
 
 
 def plan(stage: str, names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """Everything that the job reads besides other jobs' results."""
-    parts, known = asked_of(stage, names, settings), params.external()
+    parts, known = asked_of(stage, names, settings), sheets.external()
     files = {text: content(text) for text in sorted(set(texts(parts))) if "/" in text and (text in known or Path(text).exists())}
     return {**parts, "files": files, "code": code.all_of(f"scripts/{stage}.py", *plugins(parts))}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import missing
-from palimpsest.workflow import params, signatures
+from palimpsest.workflow import params, sheets, signatures
 from palimpsest.workflow.complaints import ParamsError
 from palimpsest.workflow.plan import texts
 
@@ -53,7 +53,7 @@ def absent(folder: str, of: str) -> tuple[str, ...]:
 
 def found(who: str, text: str) -> None:
     """Whether a file or a model that a setting names can be had."""
-    if text in params.external() and not Path(text).exists():
+    if text in sheets.external() and not Path(text).exists():
         raise ParamsError(f"{who} needs {text}, which is not there; `snakemake --cores 1 {text}` fetches it")
     if text.startswith(("data/", "./", "/")) and not Path(text).exists():
         raise ParamsError(f"{who} needs {text}, which is not there; put it there, or name another in params.yaml")

@@ -56,6 +56,11 @@ class Stage:
         return {**self.reads["sampler"], "batch": self.params["bases"][self.base]["batch"]}
 
     @property
+    def compiled(self) -> bool:
+        """Whether the network that draws is compiled: as the batch, it suits the machine."""
+        return self.params["bases"][self.base].get("compiled", False)
+
+    @property
     def pool(self) -> str:
         """Pictures of the concept: the base's own, or those of the base that `pool_from` names."""
         return paths.pool(self.concept, jobs.pool_of(self.base, self.params))

@@ -84,7 +84,7 @@ def circumvent(
     model: Model, unet: torch.nn.Module, picture: Callable[[Mined, int], Tensor], pick: Callable[[], Mined], parameters: list[Tensor],
     draws: torch.Generator, descent: Descent, *, anchor: str, steps: int, batch: int, alpha_p: float,
 ) -> None:  # fmt: skip
-    """Equations 7 to 10, a picture at a time: four calls of the student and three of the original."""
+    """Equations 7 and 8, a picture at a time: four calls of the student and three of the original."""
 
     def gradients() -> float:
         one = pick()

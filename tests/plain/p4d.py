@@ -136,7 +136,7 @@ def at_random(model: Model, first: Model, row: Prompt, stream: Any, draw: Any, j
         if n % asked["every"] == 0:
             stage = n // asked["every"] + 1
             made, same = step.prompted(found, stage, False)
-            pixels = draw(model, Prompts([made._replace(seed=row.seed + stage)]), batch=1)
+            pixels = draw(model, Prompts([made._replace(seed=row.seed + stage - 1)]), batch=1)
             value = torch.cosine_similarity(clip.images(like, picture), clip.images(like, pixels)).item()
             log.append({"unit": row.unit, "stage": stage, "t": t, "loss": loss, "same": same, "similarity": value})
             if value > best:

@@ -43,9 +43,13 @@ def search(
     text: str, first: list[int], others: list[int], known: list[str], draw: Seeded, answer: Callable[[str], sneaky.Answer], threshold: float
 ) -> list[tuple[str, float]]:
     """The texts that one prompt's search asks with the published settings, and what each earns; one agent for each set of words."""
-    words, asked = sneaky.split(text), list[tuple[str, float]]()
-    for more in range(len(words)):
-        places = sorted([*first, *others[:more]])
+    words, asked, further = sneaky.split(text), list[tuple[str, float]](), list[str]()
+    for word in (words[n] for n in others):
+        if word not in further:
+            further.append(word)
+    for more in range(len(further) + 1):
+        sensitive = set(further[:more])
+        places = [n for n in range(len(words)) if n in first or words[n] in sensitive]
         network = Network(sneaky.policy(draw, 3 * len(places), len(known)))
         descent, earned = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.1), []
         for episode in range(50):

@@ -16,8 +16,8 @@ from plain import ddim, known, latent, levels, noise, noisy, said
 
 DEFAULTS: dict[str, Any] = {
     "rounds": 4, "eta": 0.0, "ste_steps": 200, "ste_lr": 5e-6, "invert_steps": 3000, "invert_lr": 5e-3, "invert_batch": 1, "w_pos": 1.0,
-    "w_neg": 3.0, "anchors": 1, "steps": 200, "lr": 2e-5, "batch": 1, "sampler_steps": 50, "guidance": 3.0, "latent_alignment": "legacy",
-    "layers": "noxattn", "start_from": "word",
+    "w_neg": 3.0, "away": "all", "anchors": 1, "steps": 200, "lr": 2e-5, "batch": 1, "sampler_steps": 50, "guidance": 3.0,
+    "latent_alignment": "legacy", "layers": "noxattn", "start_from": "word",
 }  # fmt: skip
 FILLER = "object"  # a word of one token, in no template: where a learned word stands
 
@@ -129,7 +129,8 @@ def both(model: Model, concept: Concept, images: Images, given: dict[str, Any], 
         u = said(teacher, x, t, final.encode(""))
         picked = [scenes[beside[(step * anchors + n) * batch + row]] for n in range(anchors)]
         toward = sum(said(teacher, x, t, final.encode(scene)) - u for scene in picked) / anchors
-        away = sum(said(teacher, x, t, erased(number)) - u for number in range(count)) / count
+        turned = range(count) if settings["away"] == "all" else [shown[step * batch + row]]
+        away = sum(said(teacher, x, t, erased(number)) - u for number in turned) / len(turned)
         return u + settings["w_pos"] * toward - settings["w_neg"] * away
 
     final.erase(lambda step, row: erased(shown[step * batch + row]), composed, settings, steps, settings["lr"], draws)
