@@ -1,7 +1,7 @@
 """`descend`: the only training loop. Optimiser, schedule, clipping, progress, log, and a resume to the same bytes.
 
 Inside `resume.resumable(folder)` every call keeps its state in a numbered file there: a finished call returns its result at once when
-the run is started again, an interrupted one goes on from its last checkpoint.
+the run is started again, an interrupted one goes on from its last checkpoint. So does `drawn`, for what is costly between two trainings.
 """
 
 from __future__ import annotations
@@ -103,6 +103,23 @@ def descend(
         for parameter in parameters:
             parameter.grad = None
     return log
+
+
+def drawn(make: Callable[[], Tensor], generator: torch.Generator) -> Tensor:
+    """What `make` draws from the generator, which stands behind it, too, where an earlier run of the job has drawn it."""
+    kept = resume.kept()
+    if not kept:
+        return make()
+    file = next(kept.trainings)
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        generator.set_state(state["generator"])
+        kept.seconds += state["seconds"]
+        return state["made"]
+    began, made = time.perf_counter(), make()
+    with whole(file) as part:
+        torch.save({"made": made, "generator": generator.get_state(), "seconds": time.perf_counter() - began}, part)
+    return made
 
 
 def places(title: str, sweep: Mapping[str, Any], steps: Sequence[int]) -> tuple[Path | None, dict[int, Path]]:

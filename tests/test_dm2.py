@@ -10,7 +10,7 @@ from conftest import TOP, random_model
 from plain import dm2 as plain
 from torch.nn.functional import cosine_similarity
 
-from palimpsest import diffusion, edits
+from palimpsest import diffusion, edits, resume
 from palimpsest.methods import dm2
 from palimpsest.types import Model
 
@@ -152,6 +152,26 @@ def test_without_a_bank_every_step_has_pictures_of_its_own(tiny: Model, concept:
     found = [made.found[f"embedding-{n:02d}"] for n in range(3)]
     taken = [next(n for n, c in enumerate(found) if torch.equal(c, text)) for _, text in circumvented]
     assert taken[:8] == [0] * 8 and set(taken[8:]) == {0, 1, 2}
+
+
+def test_killed_and_resumed_nothing_is_drawn_again(tmp_path: Any, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, denoise, calls = dm2.erase(random_model(), concept, images, seed=0, **SMALL), dm2.denoise, []
+
+    def counted(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == killed:
+            raise KeyboardInterrupt
+        return denoise(*given)
+
+    monkeypatch.setattr(dm2, "denoise", counted)
+    killed = 9  # two pictures of the verifier before and behind a loop, and a bank: within the second loop
+    with pytest.raises(KeyboardInterrupt), resume.resumable(tmp_path):
+        dm2.erase(random_model(), concept, images, seed=0, **SMALL)
+    killed, before = 0, len(calls)
+    with resume.resumable(tmp_path):
+        again = dm2.erase(random_model(), concept, images, seed=0, **SMALL)
+    assert len(calls) - before == 2 * 5 - 8  # the pair under way begins anew
+    assert all(torch.equal(again.tensors[key], whole.tensors[key]) for key in whole.tensors) and again.log == whole.log
 
 
 def test_an_empty_schedule_is_constant(tiny: Model, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest.optimise import Log, descend, rate
+from palimpsest.optimise import Log, descend, drawn, rate
 from palimpsest.resume import resumable
 
 
@@ -51,6 +51,22 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, killed_at: int, 
 def test_a_finished_descent_is_not_run_again(tmp_path: Path) -> None:
     train(tmp_path)
     train(tmp_path, killed_at=0)  # would raise at its first step
+
+
+def test_what_was_drawn_is_not_drawn_again(tmp_path: Path) -> None:
+    def run(alive: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = torch.Generator().manual_seed(0)
+
+        def make() -> torch.Tensor:
+            assert alive, "it lies in the folder"
+            return torch.randn(3, generator=draws)
+
+        with resumable(tmp_path):
+            return drawn(make, draws), torch.randn(3, generator=draws)
+
+    first, again = run(alive=True), run(alive=False)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(*first)
 
 
 def test_seconds_of_a_killed_run_are_counted(tmp_path: Path) -> None:

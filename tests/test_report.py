@@ -13,9 +13,9 @@ import yaml
 from conftest import TOP, on_disk
 from PIL import Image
 
-from palimpsest import data
+from palimpsest import data, edits
 from palimpsest.judge import detected
-from palimpsest.report import figures, measures, page, sweep, table, tables
+from palimpsest.report import figures, loops, measures, page, sweep, table, tables
 from palimpsest.workflow import paths
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
@@ -110,6 +110,27 @@ def test_pictures_are_blurred_where_they_must_be(tmp_path: Path) -> None:
         return torch.tensor(list(Image.open(io.BytesIO(raw)).convert("L").tobytes())).float().std().item()
 
     assert contrast(True) < contrast(False) / 4
+
+
+def test_loops_are_shown_as_they_went(tmp_path: Path) -> None:
+    """One that ended without circumventing has no picture behind it; more than fit are thinned out."""
+    log = [{"loop": n, "s": 0.9 - n / 100, **({"s_after": n / 100} if n < 20 else {})} for n in range(21)]
+    found = {
+        f"loop-{n:02d}-{when}": torch.full((2, 3, 8, 8), n + 100 * (when == "after"), dtype=torch.uint8)
+        for n in range(20)
+        for when in ("before", "after")
+    }
+    file = tmp_path / "e.json"
+    edits.Erasure("nothing", log=log, found=found).save(file, {})
+    seen = loops.loops("dm2", file)
+    assert seen is not None and seen.before[3] == 0.87 and seen.after[3] == 0.03 and math.isnan(seen.after[20])
+    assert list(seen.pairs) == [0, 3, 6, 9, 12, 15, 18]
+    assert [picture.getpixel((0, 0)) for picture in seen.pairs[6]] == [(6, 6, 6), (106, 106, 106)]
+    assert "what is mined" in figures.mined(seen)
+    for other in ([], {"search": log}, [{"step": 0, "loss": 1.0}]):
+        edits.Erasure("nothing", log=other).save(file, {})
+        assert loops.loops("esd", file) is None
+    assert loops.loops("dm2", tmp_path / "missing.json") is None
 
 
 def test_a_table_that_is_being_made_again_does_not_stop_the_page_of_another(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from palimpsest import clip, edits
 from palimpsest.data import Concept, Images, to_bytes
 from palimpsest.diffusion import decode, denoise, encode, guided, moments, noise, noised, posterior, predictions
 from palimpsest.edits import Edit, Erasure
-from palimpsest.optimise import descend
+from palimpsest.optimise import descend, drawn
 from palimpsest.types import Latents, Model, Text
 
 Reduce = Callable[[Tensor], Tensor]
@@ -32,10 +32,10 @@ AT_ONCE = 64  # pictures that are drawn together
 
 
 class Mined(NamedTuple):
-    """An embedding of the pool P_E, "1 L d", and its pictures that are noised while it is circumvented, as latents; none without a bank."""
+    """An embedding of the pool P_E, "1 L d", and its pictures that are noised while it is circumvented: latents, none without a bank."""
 
     c: Text
-    bank: Latents | None
+    bank: Latents
 
 
 def squared(loss_reduction: str) -> Reduce:
@@ -196,7 +196,7 @@ def erase(
     descent = {"optimiser": optimiser} if optimiser == "adam" else {"optimiser": optimiser, "weight_decay": weight_decay}
     found: list[Mined] = []
     log: list[dict] = []
-    drawn: dict[str, Tensor] = {}
+    shots: dict[str, Tensor] = {}
 
     def start(rows: Tensor) -> tuple[Text, list]:
         """This loop's c and how it was mined."""
@@ -216,25 +216,33 @@ def erase(
 
     def verify(edit: Edit, c: Text, rows: Tensor, name: str) -> dict[str, float]:
         """Equation 6, and pictures of it."""
-        x = noise(model, draws, verify_images)
-        other = x if verify_shared_seed else noise(model, draws, verify_images)
-        with edit.off() if verify_model == "original" else torch.no_grad():
-            made = [decode(model, sampled(text, z)) for text, z in ((c, x), (shown, other))]
-        drawn[name] = to_bytes(made[0])
+
+        def pair() -> Tensor:
+            x = noise(model, draws, verify_images)
+            other = x if verify_shared_seed else noise(model, draws, verify_images)
+            with edit.off() if verify_model == "original" else torch.no_grad():
+                return torch.stack([decode(model, sampled(text, z)) for text, z in ((c, x), (shown, other))])
+
+        made = drawn(pair, draws)
+        shots[name] = to_bytes(made[0])
         x_c, x_r = (clip.images(eye, pixels) for pixels in made)
         return signals(x_c, x_r, seen[rows], read)
 
     def pictured(edit: Edit, c: Text, count: int) -> Latents:
         """Pictures under an embedding, or under one each."""
-        z, rows = noise(model, draws, count), c.expand(count, -1, -1)
-        with edit.off() if x_source == "original" else torch.no_grad():
-            return torch.cat([sampled(*part) for part in zip(rows.split(AT_ONCE), z.split(AT_ONCE), strict=True)])
 
-    def banked(edit: Edit, c: Text) -> Latents | None:
+        def make() -> Latents:
+            z, rows = noise(model, draws, count), c.expand(count, -1, -1)
+            with edit.off() if x_source == "original" else torch.no_grad():
+                return torch.cat([sampled(*part) for part in zip(rows.split(AT_ONCE), z.split(AT_ONCE), strict=True)])
+
+        return drawn(make, draws)
+
+    def banked(edit: Edit, c: Text) -> Latents:
         """x of Equation 7, for every step that is to come."""
         if x_source == "pool":
             return posterior(model, latents, noise(model, draws, len(latents)))
-        return pictured(edit, c, bank) if bank else None
+        return pictured(edit, c, bank) if bank else c[:0]
 
     def one() -> Mined:
         """This loop's embedding or, with probability 1 - r, an earlier one."""
@@ -244,7 +252,7 @@ def erase(
     def picks(edit: Edit) -> Callable[[int], tuple[Text, Latents]]:
         """What each step of a loop circumvents."""
         choose = partial(lambda always: always, one()) if replay_granularity == "loop" else one
-        if found[-1].bank is None:
+        if not len(found[-1].bank):
             taken = [choose().c for _ in range(steps)]
             x = pictured(edit, torch.cat(taken).repeat_interleave(batch, 0), steps * batch).split(batch)
             return lambda step: (taken[step], x[step])
@@ -275,4 +283,4 @@ def erase(
             after = verify(edit, c, rows, f"loop-{loop:02d}-after")
             log[-1] |= {"circumvent": curve, "s_after": after[signal], "signals_after": after}
         embeddings = {f"embedding-{n:02d}": one.c[0].cpu() for n, one in enumerate(found)}
-        return edit.erasure(log, {**embeddings, **drawn})
+        return edit.erasure(log, {**embeddings, **shots})

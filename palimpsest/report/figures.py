@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from palimpsest.report.loops import Loops
 from palimpsest.report.runs import Run
 from palimpsest.report.sweep import THRESHOLDS, Panel
 
@@ -53,6 +54,21 @@ def curve(run: Run) -> str:
     axes.set_ylabel(run.of, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def mined(of: Loops) -> str:
+    """s(c) of each loop, before and after circumventing."""
+    figure, axes = plotting().subplots(figsize=(3.6, 2.2), layout="constrained")
+    for values, won, name in ((of.before, True, "before"), (of.after, False, "after")):
+        axes.plot(range(len(values)), values, color=ENDED[won], linewidth=1.2, marker=".", label=name)
+    axes.set_title(f"{of.method}: what is mined", fontsize=8)
+    axes.set_xlabel("loop", fontsize=8)
+    axes.set_ylabel("s(c)", fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     return svg(figure)
 
 

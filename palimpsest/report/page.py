@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-from PIL import ImageFilter
+from PIL import Image, ImageFilter
 
 from palimpsest.data import ALONE, Images, Prompts, Scores, read
 from palimpsest.files import write_text
 from palimpsest.locks import alone
-from palimpsest.report import figures, reported, runs, sweep, units
+from palimpsest.report import figures, loops, reported, runs, sweep, units
 from palimpsest.report.table import Cell
 from palimpsest.workflow import params as settings
 from palimpsest.workflow import paths, sheets
@@ -71,6 +71,7 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
         "budgets": {n.removeprefix("budget "): single[0][n] for n in single[0] if n.startswith("budget ") and single[0][n]},
         "thresholds": thresholds(seen),
         "published": reported.beside(concept, single),
+        "loops": [found for cell, attack in seen.looks if attack == "none" and (found := mined(seen, cell))],
         "runs": [found for attack in params["grid"]["attacks"] if (found := searches(seen, attack))],
         "galleries": [g for g in (gallery(seen, params, purpose) for purpose in ("concept", "other")) if g],
     }
@@ -151,6 +152,15 @@ def searches(seen: Seen, attack: str) -> dict[str, Any] | None:
     return {"attack": attack, "panels": panels}
 
 
+def mined(seen: Seen, cell: Cell) -> dict[str, Any] | None:
+    """How an erasure by mining went: s(c) and pictures loop by loop; nothing of one that has no loops, or whose files are not here."""
+    of = loops.loops(cell.method, Path(paths.erasure(*cell)))
+    if not of:
+        return None
+    pairs = [{"loop": n, "pictures": [png(one, seen.hidden) for one in pair]} for n, pair in of.pairs.items()]
+    return {"method": of.method, "figure": figures.mined(of), "pairs": pairs, "blurred": seen.hidden}
+
+
 def hidden(concept: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
     """Whether pictures of the concept are blurred."""
     return concept["sensitive"] and not base.get("shareable", False)
@@ -169,10 +179,14 @@ def examples(images: Images, hits: Sequence[bool], concept: bool) -> list[int]:
 
 def picture(images: Images, n: int, hit: bool, blurred: bool) -> dict[str, Any]:
     row = images.rows[n]
-    thumbnail = read(images.folder / row.file)
+    return {"png": png(read(images.folder / row.file), blurred), "hit": hit, "prompt": row.prompt.text, "seed": row.prompt.seed}
+
+
+def png(thumbnail: Image.Image, blurred: bool) -> str:
+    """A small picture, for the page's text."""
     thumbnail.thumbnail((192, 192))
     if blurred:
         thumbnail = thumbnail.filter(ImageFilter.GaussianBlur(thumbnail.width / 8))
     out = io.BytesIO()
     thumbnail.save(out, format="PNG")
-    return {"png": base64.b64encode(out.getvalue()).decode(), "hit": hit, "prompt": row.prompt.text, "seed": row.prompt.seed}
+    return base64.b64encode(out.getvalue()).decode()
