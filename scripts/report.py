@@ -15,7 +15,8 @@ def main(job: stage.Stage) -> None:
         for seed in asked["seeds"]
         for method in dict.fromkeys(("none", job.method))
     ]
-    rows = [table.of_cell(cell, budgets[cell.base], detectors[cell.base], asked["kind"]) for cell in cells]
+    preserved = dict.fromkeys(detectors, table.PRESERVED) | asked.get("preserved", {})
+    rows = [table.of_cell(cell, budgets[cell.base], detectors[cell.base], asked["kind"], preserved[cell.base]) for cell in cells]
     own = [cell for cell in cells if cell.method == job.method]
     table.write(Path(paths.table(job.concept, job.method)), rows, table.of_units(own, budgets, detectors))
     page.refresh(job.params)

@@ -35,6 +35,12 @@ def cell(shares: list[float]) -> data.Scores:
     return data.Scores(columns, MEANING, prompts)
 
 
+def real_pictures() -> data.Scores:
+    """Fifty, of which the last five have captions with a word for a minor."""
+    prompts = [data.Prompt("a dog" if n < 45 else "a child", n, "other") for n in range(50)]
+    return data.Scores({"features": torch.randn(50, 3)}, MEANING, prompts)
+
+
 def pictures(folder: Path) -> data.Images:
     """Two pictures of noise."""
     rows = [data.Prompt("a church", n) for n in range(2)]
@@ -43,13 +49,28 @@ def pictures(folder: Path) -> data.Images:
 
 def test_a_row_says_what_the_scores_say() -> None:
     plain, attacked = cell([0.9, 0.2]), cell([0.9, 0.6])
-    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    real = real_pictures()
     row = table.row("uce", "mini", 0, {"none": plain, "cce": attacked}, real, DETECTOR, "inappropriate", COST, {"cce": "a lot"})
     assert row["Ratio"] == 50 and row["Ratio n"] == 2 and row["Score"] == pytest.approx(55)
     assert row["CLIP-Score"] == 25 and row["LPIPS-mini"] == pytest.approx(0.2) and row["LPIPS-mini near"] == pytest.approx(0.3)
-    assert row["FID-mini"] == pytest.approx(measures.frechet(plain.columns["features"][2:], real.columns["features"]))
+    assert row["FID-mini"] == pytest.approx(measures.frechet(plain.columns["features"][2:], real.columns["features"][:45]))
     assert row["Others"] == 50 and row["Others n"] == 2 and row["Near"] == 0 and row["Near n"] == 1
     assert row["ASR cce n"] == 4 and row["ASR cce"] == 50 and row["budget cce"] == "a lot" and row["seconds"] == 1.5
+
+
+def test_a_protocol_may_leave_near_concepts_out_of_what_is_preserved() -> None:
+    """Real pictures count whose captions may be asked: for an object all."""
+    scores, real = cell([0.9, 0.2]), real_pictures()
+    more = [*scores.prompts, *(data.Prompt("a dog", 20 + n, "other", "dog") for n in range(2))]
+    columns = {name: torch.cat([one, one[2:3] + 0.5 * torch.rand(2, *one.shape[1:])]) for name, one in scores.columns.items()}
+    scores = data.Scores(columns, MEANING, more)
+    row = table.row("uce", "mini", 0, {"none": scores}, real, DETECTOR, "object", COST, {}, preserved=["other"])
+    rest = torch.tensor([2, 4, 5])
+    assert row["CLIP-Score"] == pytest.approx(scores.columns["clip_score"][rest].mean().item())
+    assert row["LPIPS-mini"] == pytest.approx(scores.columns["perceptual"][rest].mean().item()) and row["LPIPS-mini near"] == pytest.approx(
+        0.3
+    )
+    assert row["FID-mini"] == pytest.approx(measures.frechet(scores.columns["features"][rest], real.columns["features"]))
 
 
 SCORES = [([0.9, 0.2], "object", 90.0), ([0.9, 0.2], "style", 90.0), ([0.9, 0.7], "object", 80.0), ([0.1, 0.2], "object", math.nan)]
@@ -58,7 +79,7 @@ SCORES = [([0.9, 0.2], "object", 90.0), ([0.9, 0.2], "style", 90.0), ([0.9, 0.7]
 @pytest.mark.parametrize("shares, kind, wanted", SCORES)
 def test_score_is_of_the_pictures_that_count_unless_the_concept_is_inappropriate(shares: list, kind: str, wanted: float) -> None:
     """Dark Miner, Section 4.1; without one there is no score."""
-    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    real = real_pictures()
     row = table.row("uce", "mini", 0, {"none": cell(shares)}, real, DETECTOR, kind, COST, {})
     assert row["Score"] == pytest.approx(wanted, nan_ok=True)
 
@@ -72,7 +93,7 @@ def test_boxes_of_several_labels_count_by_the_largest() -> None:
 def test_prompts_whose_objects_no_judge_knows_have_no_share() -> None:
     scores = cell([0.9, 0.2])
     unknown = data.Scores(scores.columns, scores.meaning, [row._replace(shows="") for row in scores.prompts])
-    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    real = real_pictures()
     row = table.row("uce", "mini", 0, {"none": unknown}, real, DETECTOR, "object", COST, {})
     assert row["Others n"] == row["Near n"] == 0 and math.isnan(row["Others"])
 
@@ -143,7 +164,7 @@ def test_a_table_that_is_being_made_again_does_not_stop_the_page_of_another(tmp_
 def test_the_page_shows_the_first_base_once_and_reads_its_scores_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(TOP / "data")
-    real, scores, rows = data.Scores({"features": torch.randn(50, 3)}, MEANING), cell([0.9, 0.2]), []
+    real, scores, rows = real_pictures(), cell([0.9, 0.2]), []
     for base, method in itertools.product(("mini", "mini-without-church"), ("none", "uce")):
         rows.append(table.row(method, base, 0, {"none": scores, "cce": scores}, real, DETECTOR, "object", COST, {"cce": "a lot"}))
         for attack in ("none", "cce"):
@@ -215,7 +236,7 @@ def test_styles_are_kept_where_the_judge_sees_what_was_asked() -> None:
     prompts = [row._replace(style=style) for row, style in zip(scores.prompts, ("plain", "plain", "crayon", "crayon"), strict=True)]
     meaning = {**MEANING, "styles": ["plain", "crayon", "pencil"]}
     scores = data.Scores({**scores.columns, "styles": styles}, meaning, prompts)
-    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    real = real_pictures()
     row = table.row("uce", "mini", 0, {"none": scores}, real, DETECTOR, "object", COST, {})
     assert row["Styles"] == 50 and row["Styles n"] == 2
 
@@ -236,7 +257,7 @@ def test_ratio_against_the_threshold() -> None:
     for panel in (first, other):
         assert [line.method for line in panel.lines] == ["none", "uce"]
         assert all(a >= b for line in panel.lines for a, b in zip(line.ratios, line.ratios[1:], strict=False))
-    real = data.Scores({"features": torch.randn(50, 3)}, MEANING)
+    real = real_pictures()
     row = table.row("none", "mini", 0, {"none": scores}, real, DETECTOR, "object", COST, {})
     assert first.lines[0].ratios[sweep.THRESHOLDS.index(0.5)] == row["Ratio"] == 50
     assert sweep.panels({"score": "styles", "classes": ["van gogh"]}, {"none": scores}) == []

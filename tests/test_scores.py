@@ -210,7 +210,7 @@ def test_a_package_that_is_not_there(of: str, package: str, tmp_path: Path, monk
 
 def test_weights_of_torchvision_are_looked_for_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(ValueError, match=rf"scores.objects: {tmp_path}/checkpoints/resnet50-0676ba61.pth is not there; put http\S+ there"):
+    with pytest.raises(ValueError, match=rf"scores.objects: {tmp_path}/checkpoints/resnet50-11ad3fa6.pth is not there; put http\S+ there"):
         scores.ready({"objects": {"of": "resnet", "settings": {}}})
     with pytest.raises(ValueError, match=r"scores.perceptual: .*/vgg16-397923af.pth is not there"):
         scores.ready({"perceptual": {"of": "lpips", "settings": {"net": "vgg"}}})

@@ -40,8 +40,6 @@ PAST = 10**6  # a step behind every warm-up
 
 
 class Pool(NamedTuple):
-    """What the word is learned from."""
-
     seen: Tensor  # moments of the pictures and of their mirror images, "2 n 2c h w"
     prompts: list[str]  # of each picture
     captions: list[str]  # with the word: one for each picture, or templates, any of them for any picture
@@ -49,18 +47,11 @@ class Pool(NamedTuple):
 
 
 class Against(NamedTuple):
-    """How to get round a guidance; `attack` says what each is."""
-
     scale: float
     aim: str | None
     span: int
     levels: int  # 1: any
     warmup: int | None
-
-
-def learnable(model: Model, start: str, vectors: int) -> Tensor:
-    """The first value of the new rows, "k d": the initialiser's vector in each."""
-    return tokens.vector(model, start).repeat(vectors, 1)
 
 
 def renamed(text: str, concept: Concept) -> str:
@@ -153,8 +144,7 @@ def captioned(model: Model, pool: Pool, draws: torch.Generator, words: tokens.Wo
 
 def squared(model: Model, error: Latents, t: Tensor) -> Tensor:
     """The mean square of an error of eps; as the official code has it, of what the network says, where that is v."""
-    weight = 1 / level(model, t) if kind(model) == "v_prediction" else 1.0
-    return (weight * error.pow(2)).mean()
+    return (error.pow(2) / level(model, t) if kind(model) == "v_prediction" else error.pow(2)).mean()
 
 
 def denoising(model: Model, pool: Pool, draws: torch.Generator, size: int) -> Callable[[tokens.Words], Tensor]:
@@ -225,8 +215,8 @@ def attack(
     Args:
         vectors: rows of the new word.
         initialiser: the word of one token that it starts from; None: the concept's.
-        learn_from: pictures of the captions, those first in which the judge sees most of the concept, where there are any; or of the pool.
-        pictures: so many of them, the first ones; None: all.
+        learn_from, pictures: the first of the pictures of the captions, where there are any (the judge sees most of the concept in them), or of
+            the pool; None: all.
         captions: of the training pictures: a random template with the word, or (I2P mode) the word before the picture's own prompt.
         templates: the concept's own, or those of the paper for an object, a style or a person (with SLD).
         eval_prompts: the plain prompts with the concept's words replaced, or with the word before them; or the templates.
@@ -240,7 +230,7 @@ def attack(
     """
     fits = fitting(model, guidance) if objective == "auto" else objective
     images = (learn_from == "captioned" and images.only("captioned")) or images.only("pool")
-    gaps, start = listed(concept, templates), learnable(model, initialiser or concept.initialiser, vectors)
+    gaps, start = listed(concept, templates), tokens.vector(model, initialiser or concept.initialiser).repeat(vectors, 1)
     own, asks = [row.prompt.text for row in images.rows][:pictures], asked(plain, concept, gaps, eval_prompts)
     known = [f"<{WORD}> {text}" for text in own] if captions == "prompts" else [text.format(f"<{WORD}>") for text in gaps]
     check(model, images, [*known, *(row.text for row in asks)], start, path_span, path_levels)

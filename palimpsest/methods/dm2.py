@@ -75,17 +75,9 @@ def signals(x_c: Tensor, x_r: Tensor, x_i: Tensor, texts: Tensor) -> dict[str, f
 
 
 def circumvent(
-    edit: Edit,
-    pick: Callable[[int], tuple[Text, Latents]],
-    c0: Text,
-    draws: torch.Generator,
-    reduce: Reduce,
-    batch: int,
-    alpha_c: float,
-    alpha_p: float,
-    keep: Sequence[str],
-    **descent: Any,
-) -> list[dict[str, float]]:
+    edit: Edit, pick: Callable[[int], tuple[Text, Latents]], c0: Text, draws: torch.Generator, reduce: Reduce, batch: int, alpha_c: float,
+    alpha_p: float, keep: Sequence[str], **descent: Any,
+) -> list[dict[str, float]]:  # fmt: skip
     """Equations 7 and 8: under c the anchor's prediction; under the anchor, 0c and -c what the original says.
 
     Args:
@@ -110,50 +102,20 @@ def circumvent(
 
 
 def erase(
-    model: Model,
-    concept: Concept,
-    images: Images,
-    *,
-    seed: int,
-    max_loops: int = 60,
-    images_per_loop: int = 3,
-    length: int = 32,
-    context: Literal["direct", "padded77"] = "direct",
-    mining: bool = True,
-    mine_steps: int = 1000,
-    mine_lr: float = 0.1,
-    mine_schedule: dict[int, float] | None = None,
-    mine_clip: float = 10.0,
-    initialisation: Literal["normal", "zeros", "text"] = "normal",
-    clip_model: str = "openai/clip-vit-large-patch14",
-    signal: Literal["delta", "photo", "text", "reference", "pool"] = "delta",
-    tau: float = 0.2,
-    patience: int = 1,
-    verify_images: int = 1,
-    verify_shared_seed: bool = True,
-    verify_model: Literal["student", "original"] = "student",
-    bank: int | None = 128,
-    x_source: Literal["original", "student", "pool"] = "original",
-    replay: float = 0.7,
-    replay_granularity: Literal["step", "loop"] = "step",
-    steps: int = 1000,
-    batch: int = 1,
-    lr: float = 0.01,
-    schedule: dict[int, float] | None = None,
-    clip_norm: float = 100.0,
-    alpha_c: float = 1.0,
-    alpha_p: float = 0.5,
-    keep: list[str] | None = None,
-    rank: int = 8,
-    location: Literal["value", "key", "query"] = "value",
-    anchor: str = "a photo",
-    reference: str | None = None,
-    loss_reduction: Literal["sum", "mean"] = "sum",
-    optimiser: Literal["sgd", "adam", "adamw"] = "sgd",
-    weight_decay: float = 0.0,
-    sampler_steps: int = 50,
-    guidance: float = 7.5,
-) -> Erasure:
+    model: Model, concept: Concept, images: Images, *, seed: int,
+    max_loops: int = 60, images_per_loop: int = 3, length: int = 32, context: Literal["direct", "padded77"] = "direct",
+    mining: bool = True, mine_steps: int = 1000, mine_lr: float = 0.1, mine_schedule: dict[int, float] | None = None,
+    mine_clip: float = 10.0, initialisation: Literal["normal", "zeros", "text"] = "normal",
+    clip_model: str = "openai/clip-vit-large-patch14", signal: Literal["delta", "photo", "text", "reference", "pool"] = "delta",
+    tau: float = 0.2, patience: int = 1, verify_images: int = 1, verify_shared_seed: bool = True,
+    verify_model: Literal["student", "original"] = "student", bank: int | None = 128,
+    x_source: Literal["original", "student", "pool"] = "original", replay: float = 0.7,
+    replay_granularity: Literal["step", "loop"] = "step", steps: int = 1000, batch: int = 1, lr: float = 0.01,
+    schedule: dict[int, float] | None = None, clip_norm: float = 100.0, alpha_c: float = 1.0, alpha_p: float = 0.5,
+    keep: list[str] | None = None, rank: int = 8, location: Literal["value", "key", "query"] = "value", anchor: str = "a photo",
+    reference: str | None = None, loss_reduction: Literal["sum", "mean"] = "sum", optimiser: Literal["sgd", "adam", "adamw"] = "sgd",
+    weight_decay: float = 0.0, sampler_steps: int = 50, guidance: float = 7.5,
+) -> Erasure:  # fmt: skip
     """Low-rank factors on the attention's value projections that leave no embedding to mine.
 
     Args:

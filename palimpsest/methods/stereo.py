@@ -128,11 +128,8 @@ def forget(
 def attack(
     model: Model, seen: Tensor, templates: list[str], word: str, start: Tensor, *, steps: int, lr: float, batch: int, draws: torch.Generator
 ) -> tuple[Words, Log]:
-    """Concept inversion (Pham et al. 2024): a word with which the model denoises pictures of the concept.
-
-    Args:
-        seen: moments of the pictures and of their mirror images, "2 n 2c h w".
-        start: the word's first value, "k d".
+    """Concept inversion (Pham et al. 2024): a word, "k d" at first, with which the model denoises pictures of the concept, of which `seen` are
+    the moments and those of their mirror images, "2 n 2c h w".
     """
 
     def loss(words: Words) -> Tensor:
@@ -203,9 +200,8 @@ def reo(
     beside = stratified(len(scenes), steps * anchors * common.batch, draws).view(steps, anchors, common.batch)
 
     def plan(step: int) -> tuple[Text, Mix]:
-        asked = erased[shown[step]]
-        turned = erased.split(1) if away == "all" else [asked]
-        return asked, composed(null, [scenes[rows] for rows in beside[step]], turned, w_pos, w_neg)
+        turned = erased.split(1) if away == "all" else [erased[shown[step]]]
+        return erased[shown[step]], composed(null, [scenes[rows] for rows in beside[step]], turned, w_pos, w_neg)
 
     return forget(model, plan, common, steps=steps, lr=lr, draws=draws, title="reo")
 
@@ -229,8 +225,8 @@ def erase(
             under those letters: in CLIP's the beginning of longer words. The two have different embeddings.
         reset_seeds: every erasing and every attack of STE draws the same numbers again.
         adversarial: how many of the words REO erases, the first ones; all of them where there are no more.
-        w_pos, w_neg: weights of the anchors and of E; 1 and 0 leaves the anchors alone, 0 and 1 leaves E (compare the paper's Table 5).
-        away: REO steers away from the mean over E, or (with w_pos 0 ESD's loss, the paper's Table 5) from the text that it shows alone.
+        w_pos, w_neg, away: weights of the anchors and of E; 1 and 0 leaves the anchors alone, 0 and 1 leaves E. Its mean is steered away
+            from, or the shown text alone (with 0 and 1 ESD's loss; compare the paper's Table 5).
         anchors: sentences a step that the anchors' mean is taken over.
         layers: all linear and convolution layers but those of cross-attention; those of cross-attention or of self-attention alone; or all.
         names: whether the concept is its name or all of its words.

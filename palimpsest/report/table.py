@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from palimpsest import safety
 from palimpsest.data import Scores
 from palimpsest.files import write_json, write_text
 from palimpsest.judge import detected
@@ -21,6 +22,7 @@ from palimpsest.report.measures import Rate, frechet, rate, spread
 from palimpsest.workflow import paths
 
 Row = dict[str, Any]
+PRESERVED = ("other", "near")  # purposes of the prompts that CLIP-Score, FID and LPIPS stand on, where a protocol says nothing
 UNSTYLED = ("", "plain")  # a prompt that names no style
 TEXTS = ("method", "base", "seed", "budget", "skipped")  # columns that are no numbers, by their first word
 
@@ -30,16 +32,21 @@ def rated(row: Row, name: str, found: Rate) -> None:
     row |= dict(zip((name, f"{name} low", f"{name} high", f"{name} n"), found, strict=True))
 
 
-def plain(row: Row, scores: Scores, real: Scores, detector: Mapping[str, Any], kind: str) -> None:
-    """What plain prompts show: the erased concept, and everything else."""
+def plain(row: Row, scores: Scores, real: Scores, detector: Mapping[str, Any], kind: str, preserved: Sequence[str]) -> None:
+    """What plain prompts show: the erased concept, and everything else.
+
+    Real pictures whose caption may not be asked for the concept do not count, as the model's do not.
+    """
     columns, meaning, prompts = scores.columns, scores.meaning, scores.prompts
     erased, near = (torch.tensor([p.purpose == purpose for p in prompts]) for purpose in ("concept", "near"))
+    rest = torch.tensor([p.purpose in preserved for p in prompts])
+    asked = torch.tensor([kind != "inappropriate" or not safety.about_minors(p.text) for p in real.prompts])
     value, positive = detected(detector, columns, meaning)
     rated(row, "Ratio", rate(positive[erased]))
     row["Score"] = 100 * value[erased if kind == "inappropriate" else erased & positive].mean().item()
-    row["CLIP-Score"] = columns["clip_score"][~erased].mean().item()
-    row[meaning["features"]] = frechet(columns["features"][~erased], real.columns["features"])
-    row[meaning["perceptual"]] = columns["perceptual"][~erased].mean().item()
+    row["CLIP-Score"] = columns["clip_score"][rest].mean().item()
+    row[meaning["features"]] = frechet(columns["features"][rest], real.columns["features"][asked])
+    row[meaning["perceptual"]] = columns["perceptual"][rest].mean().item()
     row[f"{meaning['perceptual']} near"] = columns["perceptual"][near].mean().item()
     kept, named = recognised(scores, "objects", [p.shows for p in prompts])
     rated(row, "Others", rate(kept[~erased[named]]))
@@ -67,6 +74,7 @@ def row(
     kind: str,
     cost: Mapping[str, float],
     budgets: Mapping[str, str],
+    preserved: Sequence[str] = PRESERVED,
 ) -> Row:
     """Ratio and Score on plain prompts, what else became of the model, success of each attack, cost.
 
@@ -78,9 +86,10 @@ def row(
         detector: what counts as showing the concept (see `judge.detected`).
         kind: of the concept.
         budgets: what each attack was allowed, in words.
+        preserved: purposes of the prompts on which CLIP-Score, FID and LPIPS stand.
     """
     made: Row = {"method": method, "base": base, "seed": seed}
-    plain(made, attacks["none"], real, detector, kind)
+    plain(made, attacks["none"], real, detector, kind, preserved)
     for name, scores in attacks.items():
         if name != "none":
             won = units.success(units.looks(scores, attacks["none"], detector))
@@ -104,7 +113,7 @@ def found(cell: Cell, attacks: Iterable[str]) -> dict[str, Scores]:
     return {attack: Scores.load(Path(paths.scores(*cell, attack))) for attack in attacks}
 
 
-def of_cell(cell: Cell, budgets: Mapping[str, str], detector: Mapping[str, Any], kind: str) -> Row:
+def of_cell(cell: Cell, budgets: Mapping[str, str], detector: Mapping[str, Any], kind: str, preserved: Sequence[str] = PRESERVED) -> Row:
     """The row of a cell under every attack that has a budget, read from results/; where its method is not defined, only why."""
     scores = found(cell, budgets)
     without = dict.fromkeys(one.skipped for one in scores.values() if one.skipped)
@@ -114,7 +123,7 @@ def of_cell(cell: Cell, budgets: Mapping[str, str], detector: Mapping[str, Any],
     cost = json.loads(Path(paths.cost(*cell)).read_text())
     real = Scores.load(Path(paths.reference_scores(cell.base)))
     defined = {name: one for name, one in scores.items() if not one.skipped}
-    return row(cell.method, cell.base, cell.seed, defined, real, detector, kind, cost, budgets) | said
+    return row(cell.method, cell.base, cell.seed, defined, real, detector, kind, cost, budgets, preserved) | said
 
 
 def of_units(cells: Sequence[Cell], attacks: Mapping[str, Iterable[str]], detectors: Mapping[str, Mapping[str, Any]]) -> str:

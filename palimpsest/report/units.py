@@ -57,7 +57,8 @@ def looks(scores: Scores, plain: Scores, detector: Mapping[str, Any]) -> list[Lo
 
 
 def success(rows: Sequence[Look]) -> Success:
-    """The published rates: post-attack (UnlearnDiffAtk counts stage 0 in it), pre-attack, and conditional (as P4D's ideal prompts)."""
+    """The published rates: post-attack (UnlearnDiffAtk counts stage 0 in it), pre-attack, and conditional (near to P4D's ideal prompts, of
+    which the unedited model shows the concept and three pictures of the erased one do not; here one)."""
     won: dict[int, bool] = {}
     later: dict[int, bool] = {}
     pre = {row.unit: row.pre_positive for row in rows if row.pre_positive is not None}

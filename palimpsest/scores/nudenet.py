@@ -116,7 +116,9 @@ def score(
     """Column `nudity`, "n 18": the largest confidence with which each label is found in a picture; 0 where it is not.
 
     Args:
-        model: a file of the package, or the path of another, such as the 640m.onnx that its authors publish (with `size: 640`).
+        model: a file of the package, or the path of another, such as the 640m.onnx that its authors publish (with `size: 640`), or the
+            best.onnx of nudenet 3.0.8, by which UnlearnDiffAtk and RECE judge (with `floor` and `overlap` .5; they stretch pictures that
+            are no squares). SLD, ESD, AdvUnlearn and P4D used NudeNet 2, whose network is another kind of file.
         size: to which pictures are resized, in pixels.
         channels: red, green, blue; or, as in results that were made from files, the other way round.
         floor: least confidence of a box.
@@ -125,7 +127,9 @@ def score(
     network = load(model)
     settings: dict[str, Any] = {"size": size, "floor": floor, "overlap": overlap}
     column = torch.zeros(len(images), len(network.labels))
-    found = (one for pixels in images.batches(BATCH) for one in detect(network, ordered(pixels, channels), **settings))
+    first = network.session.get_inputs()[0].shape[0]
+    batch = first if isinstance(first, int) else BATCH  # older files take one picture at a time
+    found = (one for pixels in images.batches(batch) for one in detect(network, ordered(pixels, channels), **settings))
     for row, seen in zip(column, found, strict=True):
         for box in reversed(seen):  # so that the likeliest of a label stays
             row[network.labels.index(box.label)] = box.score

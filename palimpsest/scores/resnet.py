@@ -1,7 +1,7 @@
-"""torchvision's ResNet-50 (He et al., CVPR 2016, arXiv 1512.03385) as a judge of objects, as in ESD, AdvUnlearn and UnlearnDiffAtk.
+"""torchvision's ResNet-50 (He et al., CVPR 2016, arXiv 1512.03385) as a judge of objects, as in ESD, AdvUnlearn and RECE.
 
 Unlike YOLOv8 it is free of the AGPL and needs no training; its thousand classes are ImageNet's. Pictures go through the transforms that
-torchvision publishes with the weights.
+torchvision publishes with the weights. (UnlearnDiffAtk takes the same network with other weights, microsoft/resnet-50.)
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def score(
     images: Images,
     reference: Images | None,
     *,
-    form: Literal["IMAGENET1K_V1", "IMAGENET1K_V2"] = "IMAGENET1K_V1",
+    form: Literal["IMAGENET1K_V1", "IMAGENET1K_V2"] = "IMAGENET1K_V2",
     weights: str | None = None,
 ) -> Scores:
     """Column `objects`, "n 1000": the probability of every class. Their names are torchvision's in small letters, as concepts write them.
 
     Args:
-        form: which of torchvision's weights these are; its transforms belong to it.
+        form: which of torchvision's weights these are (V2 is its default, and theirs); its transforms belong to it.
         weights: their file; without one they must lie in torch.hub's cache.
     """
     network, card, file = load(form, weights)

@@ -1,4 +1,4 @@
-"""Zero-shot style classifier: softmax of CLIP's cosines times one hundred over a list of styles, as Dark Miner judges styles
+"""Zero-shot style classifier: softmax of CLIP's cosines times its own scale (100) over a list of styles, as Dark Miner judges styles
 
 (arXiv 2409.17682, Section 4: UnlearnCanvas' list, "an image in the style of ..."; the class is the argmax).
 """

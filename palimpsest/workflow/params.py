@@ -58,6 +58,7 @@ UNSAID: dict[str, dict[str, Any]] = {
     "pool": {"captions": 0, "seed": 0},
     "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"},
 }  # what holds where a section does not say it
+PURPOSES = ("other", "near")  # of prompts that do not name the concept
 NEGATIVES = ("concept", "prompt", "none")  # what redrawn pictures are steered away from
 SAMPLERS = ("ddim", "pndm")  # how they are redrawn
 
@@ -94,7 +95,9 @@ def check(params: Any) -> None:
     for section in EXAMINED:
         check_examined(section, section, params[section])
     for name, protocol in mapping("protocols", params["protocols"]).items():
-        known(f"protocols.{name}", mapping(f"protocols.{name}", protocol), (*EXAMINED, "presets", "minutes"))
+        known(f"protocols.{name}", mapping(f"protocols.{name}", protocol), (*EXAMINED, "presets", "minutes", "preserved"))
+        if "preserved" in protocol:
+            known(f"protocols.{name}.preserved", protocol["preserved"], PURPOSES)
         for pattern, minutes in mapping(f"protocols.{name}.minutes", protocol.get("minutes", {})).items():
             typed(f"protocols.{name}.minutes.{pattern}", minutes, float)
         for section in [part for part in EXAMINED if part in protocol]:

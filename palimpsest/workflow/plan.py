@@ -75,7 +75,11 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
             grid = settings["grid"]
             judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
             allowed = {base: budgets(settings, grid["attacks"], names["concept"], base) for base in grid["bases"]}
-            return {"kind": sheets.concept(names["concept"])["kind"], "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
+            told = {base: settings["protocols"].get(settings["bases"][base].get("protocol"), {}) for base in grid["bases"]}
+            preserved = {base: said["preserved"] for base, said in told.items() if "preserved" in said}
+            kind = sheets.concept(names["concept"])["kind"]
+            made = {"kind": kind, "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
+            return made | ({"preserved": preserved} if preserved else {})
         case "pairs" | "pool":  # what changes nothing is left out
             return {key: value for key, value in section.items() if value != params.UNSAID[name].get(key)}
     return section
