@@ -30,9 +30,7 @@ OTHERS = {"by": "somebody else", "captions": ["A dog", "A bus", "A kid with a ba
 def known(name: str) -> Concept:
     """A concept of data/concepts as real bases judge it."""
     fields = sheets.concept(name)
-    return Concept.of(
-        {"name": name, **{k: v for k, v in fields.items() if k != "detectors"}, "classes": fields["detectors"]["papers"]["classes"]}
-    )
+    return Concept.of({"name": name, **sheets.told(fields, "papers"), "classes": fields["detectors"]["papers"]["classes"]})
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from conftest import TOP
 
 from palimpsest.data import Concept
 from palimpsest.safety import TOGETHER, about_minors, guarded
+from palimpsest.workflow import sheets
 
 FOLDER = TOP / "data/prompts"
 DARK_MINER = {"nudity", "violence", "hate", "harassment", "self_harm", "illegal_activity", "shocking"}
@@ -25,9 +26,10 @@ def read(file: Path) -> Any:
 
 
 def concept(file: Path) -> Concept:
+    """As real bases have it, with the words of all judges: the lists may say each of them."""
     fields = read(file)
-    del fields["detectors"]
-    return Concept.of({"name": file.stem, "classes": [], **fields})
+    words = fields["words"] if isinstance(fields["words"], list) else [word for some in fields["words"].values() for word in some]
+    return Concept.of({"name": file.stem, "classes": [], **sheets.told(fields, "papers"), "words": list(dict.fromkeys(words))})
 
 
 CONCEPTS = {file.stem: concept(file) for file in sorted((TOP / "data/concepts").glob("*.yaml"))}

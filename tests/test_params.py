@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import TOP
 
-from palimpsest.workflow import params, sheets, signatures
+from palimpsest.workflow import params, plan, sheets, signatures
 
 
 @pytest.fixture
@@ -226,6 +226,18 @@ def test_a_base_of_the_papers_takes_its_protocol(project: Path) -> None:
         params.examined(settings, "prompts", "sd14")["of"] == "frozen" and params.examined(settings, "prompts", "mini")["of"] == "grammar"
     )
     assert set(params.examined(settings, "scores", "sd14")) != set(params.examined(settings, "scores", "mini"))
+
+
+def test_words_and_anchor_may_differ_between_judges(project: Path) -> None:
+    """What stands for nudity in the embedded model's world is no word of it elsewhere."""
+    settings = params.load()
+    mini, papers = (plan.plan("gen_prompts", {"concept": "nudity", "base": base}, settings)["concept"] for base in ("mini", "sd14"))
+    assert (mini["words"], papers["words"]) == (["nudity", "nude mannequin"], ["nudity"])
+    assert (mini["anchor"], papers["anchor"]) == ("a dressed doll", "a person wearing clothes")
+    file = project / "data/concepts/nudity.yaml"
+    file.write_text(file.read_text().replace(", papers: [nudity]", ""))
+    with pytest.raises(params.ParamsError, match=r"nudity.yaml: words says nothing for 'papers', which `detectors` has; add it"):
+        sheets.concept("nudity")
 
 
 def test_a_variant_says_what_is_its_own_under_a_protocol(project: Path) -> None:

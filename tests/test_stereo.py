@@ -75,9 +75,11 @@ def test_a_new_word_starts_from_the_initialiser(start_from: str, row: str, tiny:
     assert torch.equal(start[0], tiny.text_encoder.get_input_embeddings().weight[tiny.tokenizer.get_vocab()[RAW]])
 
 
-def test_letters_that_are_no_entry_of_the_vocabulary_are_named(tiny: Model, concept: Any, images: Any) -> None:
-    with pytest.raises(ValueError, match=r"^stereo: start_from: 'object' is no entry.*`start_from: word`$"):
-        stereo.erase(tiny, concept, images, seed=0, **SMALL, start_from="piece")
+def test_letters_that_are_no_entry_of_the_vocabulary_start_from_the_token_of_unknown_words(tiny: Model, concept: Any) -> None:
+    assert "object" not in tiny.tokenizer.get_vocab() and "object</w>" in tiny.tokenizer.get_vocab()
+    unknown = tiny.text_encoder.get_input_embeddings().weight[[tiny.tokenizer.unk_token_id]]
+    assert torch.equal(stereo.beginning(tiny, concept, "piece"), unknown)
+    assert not torch.equal(stereo.beginning(tiny, concept, "word"), unknown)
 
 
 # The targets.

@@ -72,9 +72,7 @@ def test_the_judge_has_a_class_for_none_of_these() -> None:
 @pytest.mark.parametrize("name", [name for name in sheets.concepts() if "mini" in sheets.concept(name)["detectors"]])
 def test_prompts_of_every_concept(name: str) -> None:
     fields = sheets.concept(name)
-    concept = Concept.of(
-        {"name": name, **{k: v for k, v in fields.items() if k != "detectors"}, "classes": fields["detectors"]["mini"]["classes"]}
-    )
+    concept = Concept.of({"name": name, **sheets.told(fields, "mini"), "classes": fields["detectors"]["mini"]["classes"]})
     lists = grammar.prompts(concept, seed=0)
     shipped = CLIPTokenizer.from_pretrained(TOP / "data/mini/model/tokenizer")
     asked = [row for row in lists["plain"] if row.purpose == "concept"]

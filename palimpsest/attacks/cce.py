@@ -215,8 +215,8 @@ def attack(
     Args:
         vectors: rows of the new word.
         initialiser: the word of one token that it starts from; None: the concept's.
-        learn_from, pictures: the first of the pictures of the captions, where there are any (the judge sees most of the concept in them), or of
-            the pool; None: all.
+        learn_from, pictures: the first of the pictures of the captions, where there are any (those in which the judge sees most of the
+            concept), or of the pool; None: all.
         captions: of the training pictures: a random template with the word, or (I2P mode) the word before the picture's own prompt.
         templates: the concept's own, or those of the paper for an object, a style or a person (with SLD).
         eval_prompts: the plain prompts with the concept's words replaced, or with the word before them; or the templates.

@@ -8,8 +8,8 @@ Official code: rohitgandikota/erasing. `form: 2023` is `train-scripts/train-esd.
 `alt` is `alt_esd_diffusers.py` @25613d2; they differ in the target and in which model draws x_t (table `FORMS`). Settings default to those
 of 2023; 2025 and alt have eta 2, 200 steps and lr 5e-5 and 2e-5.
 Differs from the official code: the label t is the level of x_t itself (`latent_alignment: exact`); `legacy` is the official rule, whose
-label is 39 to 58 levels noisier in 2023 and 19 in alt (`stop`). The sampler is DDIM for every form; 2025 took the base's own (PNDM), 1024
-pixels and bfloat16 weights. `erase_from` (2025, alt) and 2023's smaller sets of layers are not offered; x-strict is of 2025.
+label is 39 to 58 levels noisier in 2023 and 19 in alt (`stop`), if the base's sampler is DDIM. 2025 took PNDM (a base's `sampler: pndm`),
+1024 pixels and bfloat16 weights. `erase_from` (2025, alt), alt's and 2023's smaller sets of layers are not offered; x-strict is of 2025.
 """
 
 from __future__ import annotations

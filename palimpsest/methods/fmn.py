@@ -139,6 +139,7 @@ def erase(
     images: Images,
     *,
     seed: int,
+    pictures: int | None = None,
     use_ti: bool = True,
     vectors: int = 4,
     initialiser: str | None = None,
@@ -163,6 +164,7 @@ def erase(
     """Learn a word for the concept from the pool's pictures, then train the UNet's attention away from it. The word is kept as `found`.
 
     Args:
+        pictures: so many of the pool, the first ones; None: all.
         use_ti: learn a word; otherwise the concept's own words are re-steered.
         vectors, initialiser, sigma: rows of the new word. They start from the tokens of a text (None: the concept's word; tokens beyond the
             rows are left out), the others from N(0, sigma^2).
@@ -176,7 +178,7 @@ def erase(
         clip: largest gradient norm in stage two; None clips nothing, as the official code for the whole UNet.
         no_real_image: x_t of stage two is noise with no picture in it.
     """
-    pool = images.only("pool")
+    pool = images.only("pool")[:pictures]
     if not len(pool):
         raise ValueError("fmn: there are no pictures of role 'pool'; draw the concept's pool first (pool.images in params.yaml)")
     if use_ti and vectors < 1:

@@ -172,7 +172,7 @@ def erase(
         rule: the mask takes the official code's `share`, or what reaches the paper's "median" of |g|.
         mask_guidance: w.
         forget_text, remap_text, retain_text: c_f, c_remap, c_r, with {concept} and {adjective} for the concept's; None is each picture's
-            own prompt, for c_remap that of the retained picture of the same number, which shows the anchor in the same scene.
+            own prompt, for c_remap that of the retained picture of the same number (on `mini` the anchor in the same scene).
         pictures: at most so many of each set.
         shuffle: retained pictures in random order.
         epochs: passes over the pictures to forget.

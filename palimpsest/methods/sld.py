@@ -6,9 +6,9 @@ No weights: while a picture is drawn, its guidance is turned away from a safety 
     eps_bar = eps(0) + s_g [eps(p) - eps(0) - gamma],  gamma = mu (eps(S) - eps(0)) + s_m nu.
 
 Official code: ml-research/safe-latent-diffusion @a42923c, whose default arguments are `medium`; the four strengths are the paper's.
-Differs from the official code: nothing in the guidance, which is off there too where s_S < 1 or s_g <= 1. A prompt that is too long keeps
-its end token, which is cut off there. Diffusers' own copy puts "an image showing " before the list of texts, has a tenth of the weak scale
-(`text`, `scale`), and is off at s_S = 1 as well.
+Differs from the official code: nothing in the guidance, which is off there too where s_S < 1 or s_g <= 1, on a model that says the noise;
+on one that says v they mix v, and here it is the noise. A prompt that is too long keeps its end token, which is cut off there. Diffusers'
+own copy puts "an image showing " before the list of texts, has a tenth of the weak scale (`text`, `scale`), and is off at s_S = 1 as well.
 """
 
 from __future__ import annotations

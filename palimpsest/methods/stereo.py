@@ -83,16 +83,12 @@ def listed(concept: Concept, *names: str) -> list[str]:
 
 
 def beginning(model: Model, concept: Concept, start_from: str) -> Tensor:
-    """What a new word starts from, "1 d" with a part for each encoder: the concept's initialiser, a word or a raw entry of the vocabulary.
-
-    Raises:
-        ValueError: the vocabulary has no such entry.
+    """What a new word starts from, "1 d" with a part for each encoder: the concept's initialiser, a word or a raw entry of the vocabulary,
+    which is that of unknown words where there is none, as in the official code.
     """
     if start_from == "word":
         return tokens.vector(model, concept.initialiser)
-    rows = [reader.tokenizer.get_vocab().get(concept.initialiser) for reader in model.readers]
-    if None in rows:
-        raise ValueError(f"stereo: start_from: {concept.initialiser!r} is no entry of the tokenizer's vocabulary; say `start_from: word`")
+    rows = [reader.tokenizer.convert_tokens_to_ids(concept.initialiser) for reader in model.readers]
     tables = [reader.text_encoder.get_input_embeddings().weight.detach() for reader in model.readers]
     return torch.cat([table[[row]] for table, row in zip(tables, rows, strict=True)], dim=1)
 
@@ -128,8 +124,8 @@ def forget(
 def attack(
     model: Model, seen: Tensor, templates: list[str], word: str, start: Tensor, *, steps: int, lr: float, batch: int, draws: torch.Generator
 ) -> tuple[Words, Log]:
-    """Concept inversion (Pham et al. 2024): a word, "k d" at first, with which the model denoises pictures of the concept, of which `seen` are
-    the moments and those of their mirror images, "2 n 2c h w".
+    """Concept inversion (Pham et al. 2024): a word, at first "k d", with which the model denoises pictures of the concept; `seen` are their
+    moments and those of their mirror images, "2 n 2c h w".
     """
 
     def loss(words: Words) -> Tensor:
@@ -222,7 +218,7 @@ def erase(
         eta: strength of the steering in STE.
         invert_steps, invert_lr, invert_batch, vectors: of the attacks; a word has so many vectors.
         start_from: a new word is at first the concept's initialiser as a word, or (`piece`, the official code) what the vocabulary has
-            under those letters: in CLIP's the beginning of longer words. The two have different embeddings.
+            under those letters: in CLIP's the beginning of longer words, or for "object", which begins none, the end token.
         reset_seeds: every erasing and every attack of STE draws the same numbers again.
         adversarial: how many of the words REO erases, the first ones; all of them where there are no more.
         w_pos, w_neg, away: weights of the anchors and of E; 1 and 0 leaves the anchors alone, 0 and 1 leaves E. Its mean is steered away

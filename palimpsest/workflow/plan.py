@@ -54,8 +54,7 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
         section = params.examined(settings, name, names["base"])
     match name:
         case "concept":
-            fields = sheets.concept(names["concept"])
-            del fields["detectors"]
+            fields = sheets.told(sheets.concept(names["concept"]), settings["bases"][names["base"]]["detectors"])
             return {"name": names["concept"], **fields, "classes": params.detector(settings, names["concept"], names["base"])["classes"]}
         case "base":
             return {key: base[key] for key in MODEL if key in base}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ PRESETS = Path("data/presets")
 EXTERNAL = Path("data/external.yaml")
 FIELDS = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}  # of a concept
 KINDS = ("inappropriate", "object", "style")
+VARYING = ("words", "anchor")  # fields that may differ between the judges of a concept: {mini: ..., papers: ...}
 
 
 @cache
@@ -59,4 +61,13 @@ def concept(name: str) -> dict[str, Any]:
         raise ParamsError(f"{file}: unknown {field!r}{near(field, sorted(FIELDS))}")
     if fields["kind"] not in KINDS:
         raise ParamsError(f"{file}: kind: unknown {fields['kind']!r}{near(fields['kind'], KINDS)}")
+    for field in [field for field in VARYING if isinstance(fields[field], dict)]:
+        for judges in sorted(set(fields["detectors"]) - set(fields[field])):
+            raise ParamsError(f"{file}: {field} says nothing for {judges!r}, which `detectors` has; add it")
     return fields
+
+
+def told(fields: Mapping[str, Any], judges: str) -> dict[str, Any]:
+    """The fields of a concept as they hold on bases with these judges, without the judges themselves."""
+    chosen = {name: fields[name][judges] for name in VARYING if isinstance(fields[name], dict)}
+    return {name: chosen.get(name, value) for name, value in fields.items() if name != "detectors"}
