@@ -238,6 +238,9 @@ def test_words_and_anchor_may_differ_between_judges(project: Path) -> None:
     file.write_text(file.read_text().replace(", papers: [nudity]", ""))
     with pytest.raises(params.ParamsError, match=r"nudity.yaml: words says nothing for 'papers', which `detectors` has; add it"):
         sheets.concept("nudity")
+    settings["bases"]["mini"]["detectors"] = "others"
+    with pytest.raises(params.ParamsError, match=r"violence.yaml: detectors has no 'others', which bases.mini asks for"):
+        plan.plan("gen_prompts", {"concept": "violence", "base": "mini"}, settings)
 
 
 def test_a_variant_says_what_is_its_own_under_a_protocol(project: Path) -> None:

@@ -81,8 +81,12 @@ def load(file: Path = FILE) -> dict[str, Any]:
 
 def examined(params: Mapping[str, Any], section: str, base: str) -> Any:
     """A section as it holds for a base: what the base's protocol says, where it says something, and else the section itself."""
-    protocol = params["protocols"].get(params["bases"].get(base, {}).get("protocol"), {})
-    return protocol.get(section, params[section])
+    return protocol(params, base).get(section, params[section])
+
+
+def protocol(params: Mapping[str, Any], base: str) -> Mapping[str, Any]:
+    """What the protocol of a base says; nothing where the base names none."""
+    return params["protocols"].get(params["bases"].get(base, {}).get("protocol"), {})
 
 
 def check(params: Any) -> None:
@@ -255,12 +259,12 @@ def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = ""
     Raises:
         ParamsError: the entry is another one with settings of its own, which do not count under the base's protocol.
     """
-    protocol = params["bases"].get(base, {}).get("protocol")
-    said, entry = params[section][name], entry_on(params, section, name, protocol)
+    by = params["bases"].get(base, {}).get("protocol")
+    said, entry = params[section][name], entry_on(params, section, name, by)
     of = entry.get("of", name)
-    if of != name and "presets" in params["protocols"].get(protocol, {}) and protocol not in said.get("under", {}):
+    if of != name and "presets" in protocol(params, base) and by not in said.get("under", {}):
         raise ParamsError(
-            f"params.yaml: {section}.{name} would be {of} on {base}: presets of the protocol {protocol} stand in place of its settings; "
-            f"write what is its own under `under: {{{protocol}: {{settings: ...}}}}`"
+            f"params.yaml: {section}.{name} would be {of} on {base}: presets of the protocol {by} stand in place of its settings; "
+            f"write what is its own under `under: {{{by}: {{settings: ...}}}}`"
         )
     return of, resolved(entry, of, concept)

@@ -54,8 +54,9 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
         section = params.examined(settings, name, names["base"])
     match name:
         case "concept":
+            classes = params.detector(settings, names["concept"], names["base"])["classes"]  # says so where the base has no judge of it
             fields = sheets.told(sheets.concept(names["concept"]), settings["bases"][names["base"]]["detectors"])
-            return {"name": names["concept"], **fields, "classes": params.detector(settings, names["concept"], names["base"])["classes"]}
+            return {"name": names["concept"], **fields, "classes": classes}
         case "base":
             return {key: base[key] for key in MODEL if key in base}
         case "sampler":
@@ -74,7 +75,7 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
             grid = settings["grid"]
             judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
             allowed = {base: budgets(settings, grid["attacks"], names["concept"], base) for base in grid["bases"]}
-            told = {base: settings["protocols"].get(settings["bases"][base].get("protocol"), {}) for base in grid["bases"]}
+            told = {base: params.protocol(settings, base) for base in grid["bases"]}
             preserved = {base: said["preserved"] for base, said in told.items() if "preserved" in said}
             kind = sheets.concept(names["concept"])["kind"]
             made = {"kind": kind, "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
