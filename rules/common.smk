@@ -1,8 +1,6 @@
 import os
 import re
 
-from snakemake.exceptions import WorkflowError
-
 LOOKING = any(re.fullmatch(r"-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", arg) for arg in sys.argv)
 try:
     SETTINGS = params.load()
@@ -32,7 +30,7 @@ def known(axis, name):
     """A name from a target, or one line that says which there are."""
     allowed = sheets.concepts() if axis == "concept" else SETTINGS.get(f"{axis}s", ())
     if axis != "seed" and name not in allowed:
-        raise WorkflowError(f"unknown {axis} {name!r}{params.near(name, allowed)}")
+        raise params.ParamsError(f"unknown {axis} {name!r}{params.near(name, allowed)}")
     return name
 
 
@@ -57,7 +55,13 @@ def needs(verb, **bound):
         # its plan says what is to be fetched, whenever it came
         return [*job.files, *map(ancient, plan.fetched(job, SETTINGS))]
 
-    return files
+    def told(wildcards):
+        try:
+            return files(wildcards)
+        except params.ParamsError as error:  # raised, Snakemake would show where
+            sys.exit(f"palimpsest: {error}")
+
+    return told
 
 
 def makes(verb, **bound):

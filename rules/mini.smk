@@ -1,4 +1,4 @@
-# The embedded model from nothing. Its weights ship in data/mini; `snakemake mini_weights` makes them again, part by part, in this order.
+# The embedded model from nothing. Its weights ship in data/mini; `snakemake --cores 2 mini_weights` makes them again, part by part, in this order.
 BEFORE = {
     "clip": [],
     "vae": [],

@@ -1,6 +1,6 @@
-"""Train one part of the embedded model: python scripts/mini_weights.py clip|vae|decoder|unet|control|judge|card"""
+"""Train one part of the embedded model, or measure it and write its card (`card`)."""
 
-import sys
+import argparse
 
 import torch
 
@@ -16,4 +16,7 @@ def measured() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # two threads of one process are slower than two processes
-    {**PARTS, "card": measured}[sys.argv[1]]()
+    parts = {**PARTS, "card": measured}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=parts)
+    parts[parser.parse_args().part]()

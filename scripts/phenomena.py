@@ -11,14 +11,15 @@ from palimpsest.workflow import paths, plan, sheets, stage
 CONTROL = "mini-without-church"
 HEAD = """# The published phenomena on the embedded model
 
-Made by `make phenomena`: {n} seeds of editing and attack, mean ± half the 95 % interval over seeds (Student's t). {images} pictures a
-rate and seed. Rates are in percent. The last row of a table is the floor: concept inversion on a model that was trained without it.
+Made by `make phenomena`: {n} seeds of editing and attack, mean ± half the 95 % interval over seeds (Student's t). A seed's rates, in
+percent, stand on {images} pictures, Others on {others}, Near on the few of these that name what is near. The last row of a table is the
+floor: concept inversion on a model that was trained without it.
 """
 
 
 def main(job: stage.Stage) -> None:
-    grid = job.params["phenomena"]
-    parts = [HEAD.format(n=len(grid["seeds"]), images=job.params["prompts"]["settings"].get("concept_prompts", 60))]
+    grid, asked = job.params["phenomena"], job.params["prompts"]["settings"]
+    parts = [HEAD.format(n=len(grid["seeds"]), images=asked.get("concept_prompts", 60), others=asked.get("other_prompts", 100))]
     for concept in grid["concepts"]:
         fields = sheets.concept(concept)
         detector = fields["detectors"]["mini"]

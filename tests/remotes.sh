@@ -81,7 +81,7 @@ for stage in yaml.safe_load(Path("dvc.lock").read_text())["stages"].values():
             continue  # in git
         picture = path.endswith("/images") and not path.startswith("results/reference/")
         prompt = "/attacks/" in path and path.endswith((".json", ".safetensors")) and not path.endswith(".cost.json")
-    prompt |= "/images/" in path and path.endswith("manifest.json")
+        prompt |= "/images/" in path and path.endswith("manifest.json") or path.endswith(".found.safetensors")
         home = private if picture or prompt else public
         home.add(md5)
         seen += f"{path} " if home is private else ""

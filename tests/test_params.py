@@ -142,10 +142,11 @@ def test_unknown_names_in_a_target(project: Path) -> None:
     for target, said in (
         ("results/nudty/dm2/table.csv", "unknown concept 'nudty'; did you mean 'nudity'?"),
         ("results/nudity/dm3/table.csv", "unknown method 'dm3'; did you mean 'dm2'?"),
+        ("results/hate/uce/table.csv", "data/concepts/hate.yaml: detectors has no 'mini', which bases.mini asks for"),
     ):
         run = snakemake("-n", target)
-        assert run.returncode != 0 and said in run.stdout + run.stderr, run.stderr
-        assert "Traceback" not in run.stderr
+        assert run.returncode != 0 and f"palimpsest: {said}" in run.stdout + run.stderr, run.stderr
+        assert "Traceback" not in run.stdout + run.stderr
 
 
 def test_a_script_says_it_in_one_line(project: Path) -> None:

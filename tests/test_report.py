@@ -15,7 +15,7 @@ from PIL import Image
 
 from palimpsest import data, edits
 from palimpsest.judge import detected
-from palimpsest.report import figures, loops, measures, page, sweep, table, tables
+from palimpsest.report import figures, loops, measures, page, phenomena, sweep, table, tables
 from palimpsest.workflow import paths
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
@@ -208,7 +208,7 @@ def test_table_1_marks_the_best_and_the_second() -> None:
     rows[3] |= {"Others": 95.0, "Score": math.nan}
     page = tables.page("french_horn", rows).splitlines()
     assert page[0] == "## french horn"
-    assert page[2] == "| method | Ratio | Score | CLIP-Score | Others | FID-mini | ASR cce | seconds |"
+    assert page[2] == "| method | Ratio | Score | CLIP-Score | Others | FID-mini | ASR cce (60) | seconds |"
     lines = {line.split(" | ")[0][2:]: line.split(" | ") for line in page[4:]}
     assert [lines[m][1] for m in ("none", "a", "b", "c")] == ["0.0", "*10.0*", "**5.0**", "20.0"]
     assert [lines[m][2] for m in ("none", "a", "b", "c")] == ["1.0", "**1.0**", "**1.0**", "–"]
@@ -228,6 +228,20 @@ def test_a_table_over_seeds_shows_mean_and_interval() -> None:
     assert [line.split(" | ")[1] for line in lines[4:]] == [f"92.0 ± {half:.1f}", f"**12.0** ± {half:.1f}", f"*32.0* ± {half:.1f}"]
     assert "3 seeds" in tables.head("robustness", 60, 100, 3) and "one seed" in tables.head("table1", 60, 100, 1)
     assert tables.allowed({"cce": "white box; much"}).endswith("- cce: white box; much.\n")
+
+
+@pytest.mark.parametrize(("floor", "below"), [(20.0, "shows"), (60.0, "**does not show**")])
+def test_phenomena_are_held_against_the_means_and_every_seed_is_named(floor: float, below: str) -> None:
+    same = {"Others": 90.0, "Near": 100.0, "LPIPS-mini": 0.1, "seconds": 1.0}
+    measured = {"none": (100, [100, 100]), "uce": (10, [80, 80]), "esd": (30, [70, 90]), "dm2": (0, [30, 50]), "dm2-plain": (0, [30, 40])}
+    rows = [{"method": m, "Ratio": float(ratio), "ASR cce": float(asr), **same} for m, (ratio, rates) in measured.items() for asr in rates]
+    lines = phenomena.page("church", rows, [floor, floor]).splitlines()
+    assert "| dm2 | 0.0 ± 0.0 | 90.0 ± 0.0 | 100.0 ± 0.0 | 40.0 ± 127.1 | 0.10 ± 0.00 | 1.0 ± 0.0 |" in lines
+    assert f"| model that never saw it | | | | {floor:.1f} ± 0.0 | | |" in lines
+    found = dict(line.strip("| ").split(" | ") for line in lines[lines.index("| what the papers say | here |") + 2 : -2])
+    assert list(found.values()) == ["shows", "**does not show**", "shows", "shows", "shows", "**does not show**", below]
+    assert lines[-1] == "ASR under CCE, each seed: none 100, 100; uce 80, 80; esd 70, 90; dm2 30, 50; dm2-plain 30, 40."
+    assert not any("never saw" in line for line in phenomena.page("church", rows, []).splitlines())
 
 
 def test_styles_are_kept_where_the_judge_sees_what_was_asked() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from palimpsest.data import Concept, Images, Prompts
 from palimpsest.types import Model
 
-BUDGET = "plain prompts, one picture each"
+BUDGET = "plain prompts, each asked once"
 
 
 def attack(model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int) -> Prompts:

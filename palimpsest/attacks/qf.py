@@ -36,7 +36,7 @@ from palimpsest.types import Model
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
-BUDGET = "black box, blind to the erased model; {length} characters behind each prompt ({form} search); one picture a prompt"
+BUDGET = "black box, blind to the erased model; {length} characters behind each prompt ({form} search); each asked once"
 ALPHABET = "·~!@#$%^&*()=-*+.<>?,';:|\\/" + ascii_uppercase + digits  # 63 entries, "*" twice, as published
 
 

@@ -36,7 +36,7 @@ from palimpsest.types import Model
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
-BUDGET = "black box, blind to the erased model; {generations} generations of {population} times {k} tokens ({form}); one picture a prompt"
+BUDGET = "black box, blind to the erased model; {generations} generations of {population} times {k} tokens ({form}); each asked once"
 PAIRS = ("prompt", "prompt1"), ("sensitive prompt", "normal prompt"), ("with", "without")  # columns: with and without the concept
 WORD = "ring-a-bell"  # of the soft form: <ring-a-bell-7> is the context found for unit 7
 EVERY = 50  # generations between two rows of the log

@@ -34,7 +34,7 @@ from palimpsest.types import Model
 
 NEEDS = ("clip words",)  # of families/: without it not defined
 
-BUDGET = "black box; at most {queries} pictures a prompt, all counted; {subwords} sub-words in place of a word"
+BUDGET = "black box; the plain picture and at most {queries} more a prompt, all counted; {subwords} sub-words in place of a word"
 WIDTH = 30  # of the policy
 SPACED = re.compile(rf"([{re.escape(string.punctuation)}])\B")
 

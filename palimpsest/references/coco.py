@@ -16,7 +16,7 @@ from torch import Tensor
 from palimpsest.data import Prompt, read, to_tensor
 from palimpsest.references import Real
 
-REMEDY = "`snakemake data/external/coco/captions.csv` fetches it, or `reference` in params.yaml names your own copy"
+REMEDY = "`snakemake --cores 1 data/external/coco/{}` fetches it, or `reference` in params.yaml names your own copy"
 
 
 def middle(picture: Image.Image, size: int) -> Image.Image:
@@ -39,12 +39,12 @@ def pictures(*, captions: str, folder: str, images: int = 5000, size: int = 512)
         FileNotFoundError: the list or a picture is missing; the message says what to do.
     """
     if not Path(captions).exists():
-        raise FileNotFoundError(f"{captions}: no such list of captions; {REMEDY}")
+        raise FileNotFoundError(f"{captions}: no such list of captions; {REMEDY.format('captions.csv')}")
     with Path(captions).open(newline="") as lines:
         said = [(Path(folder) / f"{int(row['image_id']):012d}.jpg", row["caption"]) for row in csv.DictReader(lines)][:images]
     for file, _ in said:
         if not file.exists():
-            raise FileNotFoundError(f"{file}: no such picture of COCO; {REMEDY}")
+            raise FileNotFoundError(f"{file}: no such picture of COCO; {REMEDY.format('val2017')}")
 
     def cut(piece: slice) -> Iterator[Tensor]:
         return (to_tensor(middle(read(file), size)) for file, _ in said[piece])

@@ -65,5 +65,6 @@ def page(concept: str, rows: Sequence[Row], floor: Sequence[float]) -> str:
         if "never saw" in claim.said and not floor:
             continue
         lines.append(f"| {claim.said} | {'shows' if claim.holds(means, bottom) else '**does not show**'} |")
-    single = sorted({f"{row['method']} {row['ASR cce']:.0f}" for row in rows})
-    return "\n".join([*lines, "", f"ASR under CCE, each seed: {', '.join(single)}.", ""])
+    seeds = {method: [f"{row['ASR cce']:.0f}" for row in rows if row["method"] == method] for method in means}
+    single = [f"{method} {', '.join(rates)}" for method, rates in seeds.items()]
+    return "\n".join([*lines, "", f"ASR under CCE, each seed: {'; '.join(single)}.", ""])

@@ -20,8 +20,8 @@ Made by `make {section}-mini`: {images} pictures of the concept and {others} oth
 Ratio, Score, Others, Styles and the attacks' success (ASR) in percent; Score: how sure the judge is, over all pictures where the concept is
 inappropriate and else over those that count as showing it (– where none does), as in Dark Miner; Others: how often the judge sees what a
 prompt without the concept names; Styles: how often it sees the style that such a prompt names. Lower is better but for CLIP-Score, Others
-and Styles; the best of a column is bold, the second in italics. ASR is of prompts; those that show the concept plainly count where the
-attack asks plainly first.
+and Styles; the best of a column is bold, the second in italics. ASR is of prompts, how many stands in brackets; those that show the concept
+plainly count where the attack asks plainly first.
 """
 
 WEAK, ROBUST = ("uce", "esd", "ca", "fmn"), ("stereo", "dm2")  # methods that the papers find broken by attacks, and those that withstand
@@ -37,6 +37,11 @@ def columns(row: Row) -> list[str]:
     attacks = [name for name in row if name.startswith("ASR ") and not name.endswith((" low", " high", " n"))]
     styles = [name for name in HIGHER[2:] if name in row]
     return [*LOWER[:2], *HIGHER[:2], *styles, LOWER[2], *attacks, "seconds"]
+
+
+def headed(column: str, row: Row) -> str:
+    """What stands above a column: with the number of prompts where it is an attack's success."""
+    return f"{column} ({row[f'{column} n']})" if f"{column} n" in row and column.startswith("ASR ") else column
 
 
 def averaged(rows: Sequence[Row], names: Sequence[str]) -> dict[str, dict[str, tuple[float, float]]]:
@@ -69,7 +74,8 @@ def page(concept: str, rows: Sequence[Row]) -> str:
     names = columns(rows[0])
     cells = averaged(rows, names)
     marks = {column: marked(cells, column) if column != "seconds" else {} for column in names}
-    lines = [f"## {concept.replace('_', ' ')}", "", f"| method | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    heads = " | ".join(headed(name, rows[0]) for name in names)
+    lines = [f"## {concept.replace('_', ' ')}", "", f"| method | {heads} |", f"|---|{'---:|' * len(names)}"]
     for method, means in cells.items():
         line = [shown(means[column], marks[column].get(method, "")) for column in names]
         lines.append(f"| {method} | {' | '.join(line)} |")

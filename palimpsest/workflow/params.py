@@ -111,7 +111,7 @@ def check(params: Any) -> None:
             check_plugin(section, f"{section}.{name}", entry, name)
             known(f"{section}.{name}.under", mapping(f"{section}.{name}.under", entry.get("under", {})), params["protocols"])
             for protocol in params["protocols"]:
-                check_plugin(section, f"{section}.{name}.on.{protocol}", entry_on(params, section, name, protocol), name)
+                check_plugin(section, f"{section}.{name}.under.{protocol}", entry_under(params, section, name, protocol), name)
     for name in params["methods"]:
         if name in paths.FOLDERS:
             raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
@@ -242,7 +242,7 @@ def detector(params: Mapping[str, Any], concept: str, base: str) -> dict[str, An
     return detectors[kind]
 
 
-def entry_on(params: Mapping[str, Any], section: str, name: str, protocol: str | None) -> Mapping[str, Any]:
+def entry_under(params: Mapping[str, Any], section: str, name: str, protocol: str | None) -> Mapping[str, Any]:
     """An entry of methods or attacks as it holds under a protocol: where that names `presets`, the first of them that the plug-in has takes
     the place of the entry's own settings, and what the entry says under `under` stands on top."""
     entry = params[section][name]
@@ -260,7 +260,7 @@ def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = ""
         ParamsError: the entry is another one with settings of its own, which do not count under the base's protocol.
     """
     by = params["bases"].get(base, {}).get("protocol")
-    said, entry = params[section][name], entry_on(params, section, name, by)
+    said, entry = params[section][name], entry_under(params, section, name, by)
     of = entry.get("of", name)
     if of != name and "presets" in protocol(params, base) and by not in said.get("under", {}):
         raise ParamsError(
