@@ -32,7 +32,7 @@ from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import both_ways, encode, guided, kind, level, noise, noised, noisy, posterior, predict, predictions
 from palimpsest.types import Latents, Mix, Model, Steered, Text
 
-BUDGET = "white box; a word of {vectors} rows, {steps} steps of {batch} pictures (SLD: {path_steps} of {path_batch} x {path_levels} levels)"
+BUDGET = "white box; one word of {vectors} rows, {steps} steps of {batch} pictures (SLD: {path_steps} of {path_batch} x {path_levels})"
 WORD = "concept"  # the learned word, <concept> in texts
 LISTS = Path(__file__).with_name("cce.json")
 Objective = Literal["noise", "guidance", "path"]
