@@ -38,6 +38,8 @@ def project(folder: Path, concepts: int, methods: int, attacks: int) -> None:
     for name in FOLDERS:
         shutil.copytree(TOP / name, folder / name)
     os.chdir(folder)
+    from palimpsest.workflow.params import GRIDS
+
     settings = yaml.safe_load(Path("params.yaml").read_text())
     settings["methods"] = {"none": {}, **{f"uce-{n}": {"of": "uce"} for n in range(1, methods)}}
     settings["attacks"] = {"none": {}, **{f"none-{n}": {"of": "none"} for n in range(1, attacks)}}
@@ -45,7 +47,7 @@ def project(folder: Path, concepts: int, methods: int, attacks: int) -> None:
         shutil.copy("data/concepts/church.yaml", f"data/concepts/c{n}.yaml")
     names = {"concepts": [f"c{n}" for n in range(concepts)], "methods": list(settings["methods"]), "attacks": list(settings["attacks"])}
     settings["grid"] |= names
-    for section in ("phenomena", "table1"):
+    for section in GRIDS[1:]:
         settings[section] |= {"methods": ["none"], "attacks": ["none"]}
     Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     for command in (["git", "init", "-q", "."], ["dvc", "init", "-q"]):
@@ -74,9 +76,9 @@ def results(count: int) -> int:
 
 def main(concepts: int = 6, methods: int = 14, attacks: int = 8) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        project(Path(folder), concepts, methods, attacks)
         os.environ["PYTHONPATH"] = folder
         sys.path.insert(0, folder)
+        project(Path(folder), concepts, methods, attacks)
         timed("snakemake -n, nothing built", "snakemake", "-n", "--quiet", "rules")
         whole = results(10**9)
         print(f"{whole} jobs", flush=True)

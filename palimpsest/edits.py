@@ -53,9 +53,11 @@ def load(file: Path) -> Erasure:
     """Read an erasure.
 
     Raises:
-        FileNotFoundError: the tensors beside `file` are missing.
+        FileNotFoundError: the tensors beside `file` are missing; ValueError: the erasure was skipped.
     """
     about = json.loads(file.read_text())
+    if "skipped" in about:
+        raise ValueError(f"{file} holds no erasure, it was skipped: {about['skipped']}; take another method or base")
     tensors = file.with_suffix(".safetensors")
     if not tensors.exists():
         raise FileNotFoundError(f"{tensors} is not there; `dvc pull {tensors}` brings it back")

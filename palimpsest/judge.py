@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -19,8 +20,17 @@ def detected(detector: Mapping[str, Any], columns: Mapping[str, Tensor], meaning
     Args:
         detector: `score` (a column of class probabilities), `classes`, and `threshold`; without one the largest probability counts.
             `take`: of several classes the "sum", as of probabilities that exclude one another, or the "max", as of boxes.
+
+    Raises:
+        ValueError: the score has no such class.
     """
     column, names = columns[detector["score"]], meaning[detector["score"]]
+    for name in [name for name in detector["classes"] if name not in names]:
+        known = shorten(", ".join(names), 300, placeholder=" ...")
+        raise ValueError(
+            f"the detector of the concept asks {detector['score']!r} for {name!r}, which is no class of it; "
+            f"correct `detectors` in the concept's file in data/concepts; it has: {known}"
+        )
     wanted = [names.index(name) for name in detector["classes"]]
     value = column[:, wanted].amax(1) if detector.get("take") == "max" else column[:, wanted].sum(1)
     if "threshold" in detector:

@@ -65,16 +65,19 @@ def table(setting: str, file: str, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV that a setting names.
 
     Raises:
-        FileNotFoundError: it is not there; ValueError: it lacks a column.
+        FileNotFoundError: it is not there; ValueError: it is no CSV of UTF-8, or lacks a column.
     """
     if not Path(file).exists():
         raise FileNotFoundError(
             f"prompts: {setting}: {file} is not there; `snakemake --cores 1 {file}` fetches it if data/external.yaml knows it, "
             f"or name your own copy in params.yaml"
         )
-    with Path(file).open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines, restval="")
-        rows, there = list(reader), reader.fieldnames or ()
+    try:
+        with Path(file).open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, restval="")
+            rows, there = list(reader), reader.fieldnames or ()
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"prompts: {setting}: {file} is no CSV in UTF-8 ({error}); save it as one") from None
     for column in columns:
         if column not in there:
             raise ValueError(f"prompts: {setting}: {file} has no column {column!r}; it has: {', '.join(there)}")

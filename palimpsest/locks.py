@@ -19,8 +19,22 @@ def alone(file: Path) -> Iterator[None]:
 
 
 def taken(file: Path) -> int | None:
-    """An open file with the lock on it, or nothing if another process has it."""
-    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    """An open file with the lock on it, or nothing if another process has it. Every user may open the file, whoever made it.
+
+    It is made and opened apart: Linux lets nobody open somebody else's file in a shared folder who would also make it.
+
+    Raises:
+        PermissionError: its owner made it with an older version, which kept it from others.
+    """
+    try:
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+        lock = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
+    except PermissionError:
+        said = f"{file} is closed to this user; ask its owner for `chmod a+rwx {file.parent}; chmod a+rw {file.parent}/*`"
+        raise PermissionError(said) from None
+    if os.fstat(lock).st_uid == os.getuid():
+        os.fchmod(lock, 0o666)
     with suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return lock

@@ -19,11 +19,7 @@ GRID = SETTINGS["grid"]
 
 
 wildcard_constraints:
-    concept="[a-z0-9_]+",
-    method="[a-z0-9.-]+",
-    attack="[a-z0-9_.-]+",
-    base="[a-z0-9-]+",
-    seed="[0-9]+",
+    **params.NAMES,
 
 
 def known(axis, name):

@@ -35,7 +35,7 @@ def alone():
     """Whether this process has the folder for itself; the lock is the kernel's and ends with the process."""
     global RUNNING  # held open as long as this process lives
     for _ in range(20):
-        RUNNING = locks.taken("work/running.lock")
+        RUNNING = locks.taken(Path("work/running.lock"))
         if RUNNING is not None or LOOKING:
             return RUNNING is not None
         time.sleep(0.5)  # the other one may only be looking

@@ -18,7 +18,7 @@ floor: concept inversion on a model that was trained without it.
 
 
 def main(job: stage.Stage) -> None:
-    grid, asked = job.params["phenomena"], job.params["prompts"]["settings"]
+    grid, asked = job.params["phenomena"], job.params["prompts"].get("settings", {})
     parts = [HEAD.format(n=len(grid["seeds"]), images=asked.get("concept_prompts", 60), others=asked.get("other_prompts", 100))]
     for concept in grid["concepts"]:
         fields = sheets.concept(concept)

@@ -9,7 +9,7 @@ from palimpsest.workflow import params, plan, sheets, stage
 
 def main(job: stage.Stage) -> None:
     params.known("section", [job.section], tables.TITLES)
-    grid, counts = job.params[job.section], job.params["prompts"]["settings"]
+    grid, counts = job.params[job.section], job.params["prompts"].get("settings", {})
     shown = counts.get("concept_prompts", 60), counts.get("other_prompts", 100)
     parts = [tables.head(job.section, *shown, len(grid["seeds"]))]
     for concept in grid["concepts"]:

@@ -115,6 +115,23 @@ def test_rows_of_a_path_do_not_see_one_another(double: None, tiny: Model) -> Non
     torch.testing.assert_close(torch.cat([reached(slice(n, n + 1)) for n in range(3)]), reached(slice(0, 3)), atol=1e-12, rtol=0)
 
 
+def test_a_path_keeps_no_graph_of_each_level(tiny: Model) -> None:
+    x, eps = torch.randn(2, 2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    model, word = guarded(tiny, 0), diffusion.encode(tiny, ["a church", "a church"]).requires_grad_()
+    way = model.guide(word, diffusion.encode(tiny, [""]), 7.5)
+
+    def kept(run: Callable[[], Any]) -> int:
+        """Numbers that the graph holds."""
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (sizes.append(tensor.numel()), tensor)[1], lambda tensor: tensor):
+            run()
+        return sum(sizes)
+
+    once = kept(lambda: diffusion.predictions(model, x, torch.tensor([500, 500]), [word]))
+    path = torch.arange(560, 500, -10)[:, None].expand(-1, 2)
+    assert kept(lambda: cce.steered(model, x, eps, path, way, word, None)) < once / 4
+
+
 def test_levels_of_a_path_fall_within_its_span() -> None:
     path = cce.levels(torch.Generator().manual_seed(0), 200, cce.Against(7.5, None, 90, 35, None))
     assert path.shape == (35, 200) and bool((path.diff(dim=0) < 0).all())

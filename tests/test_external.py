@@ -115,6 +115,19 @@ def test_captions_and_their_pictures(server: tuple[str, Path], tmp_path: Path, m
         coco.pictures(captions="nowhere.csv", folder=str(pictures))
 
 
+def test_a_list_of_captions_that_is_none_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    for content, said in (
+        (b"image_id,text\n1,a dog\n", r"own.csv has no column 'caption'; it has: image_id, text$"),
+        (b"caption\na dog\n", r"own.csv has no column 'image_id'; it has: caption$"),
+        (b"image_id,caption\nx,a dog\n", r"own.csv has 'x' for an image_id; write a whole number there$"),
+        (b"image_id,caption\n1,\xe9\n", r"own.csv is no CSV in UTF-8 \(.*\); save it as one$"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="^reference: captions: .*" + said):
+            coco.pictures(captions=str(file), folder=str(tmp_path))
+
+
 def test_a_picture_is_cut_in_the_middle() -> None:
     from PIL import Image
 

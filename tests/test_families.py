@@ -18,8 +18,9 @@ from families import PIPELINES, WORDS, random_pipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest import data, diffusion, edits, families, guidance, models, tokens
+from palimpsest import data, diffusion, edits, families, guidance, models, pairs, tokens
 from palimpsest.attacks import cce
+from palimpsest.methods import stereo
 from palimpsest.types import Model
 from palimpsest.workflow import ready
 from palimpsest.workflow.complaints import ParamsError
@@ -101,6 +102,15 @@ def test_a_flow_is_straight() -> None:
     x, eps = latents(model), latents(model).flip(0)
     for t in (0, 250, 999.5):
         torch.testing.assert_close(diffusion.noised(model, x, torch.tensor(t), eps), (1 - t / 1000) * x + t / 1000 * eps)
+    assert pairs.sampled(model, "pndm") is model, "the papers' protocol names pndm for all bases"
+
+
+def test_labels_ahead_of_a_flow_stay_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = models.adapted(random_pipeline("sd3")), []
+    monkeypatch.setattr(stereo, "predict", lambda model, x, t, mix: (asked.append(t), diffusion.predict(model, x, t, mix))[1])
+    text, draws = diffusion.encode(model, ["a church"]), torch.Generator().manual_seed(0)
+    stereo.forget(model, lambda _: (text, [(text, -1.0)]), stereo.Common(sampler_steps=4), steps=2, lr=1e-3, draws=draws, title="")
+    assert len(asked) == 4 and max(asked) <= 999
 
 
 def test_mixes_are_affine_and_texts_of_any_length_go_together(every: Model) -> None:

@@ -77,6 +77,15 @@ def test_what_is_not_there_is_one_line(folder: Path) -> None:
     assert "church.yaml says nothing under 'near'" in made()
     (folder / "church.yaml").write_text(yaml.safe_dump({**SAID, "pairs": [["a church", "a barn"], "a church | a barn"]}))
     assert "number 2 of pairs is no pair" in made()
+    for said, complaint in (
+        ({"near": ["A castle"]}, "near is no mapping; write"),
+        ({"near": {"castle": "A castle"}}, "near.castle is no list of texts; write"),
+        ({"captions": "a church"}, "captions is no list of texts; write"),
+        ({"scenes": ["a church", True]}, "scenes is no list of texts; write"),
+        ({"pairs": "a church"}, "number 1 of pairs is no pair"),
+    ):
+        (folder / "church.yaml").write_text(yaml.safe_dump({**SAID, **said}))
+        assert f"church.yaml: {complaint}" in made()
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (TOP / "data/prompts").glob("*.yaml") if file.stem != frozen.OTHERS))

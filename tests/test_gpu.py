@@ -63,6 +63,21 @@ def test_more_than_there_are_is_said_at_once(tmp_path: Path, monkeypatch: pytest
         pass
 
 
+def test_other_users_may_take_what_was_made_under_a_strict_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what an older version left closed."""
+    monkeypatch.setattr(gpu, "PLACE", tmp_path / "locks")
+    before = os.umask(0o077)
+    try:
+        gpu.PLACE.mkdir(mode=0o755)
+        (gpu.PLACE / "a.0").touch(0o644)
+        with gpu.slot(2, names=["a", "b"]):
+            assert gpu.taken(gpu.PLACE / "a.0") is None
+    finally:
+        os.umask(before)
+    assert gpu.PLACE.stat().st_mode & 0o7777 == 0o1777
+    assert [file.stat().st_mode & 0o777 for file in gpu.PLACE.iterdir()] == [0o666] * 2
+
+
 def test_without_a_gpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with gpu.slot(1) as held:

@@ -141,6 +141,14 @@ def test_what_is_not_there_is_one_line(concept: Concept, nudity: Concept, tmp_pa
     assert "has no category for 'nudity'; it has: hate; leave i2p out" in said(i2p=foreign)
     lettered = write(tmp_path / "lettered.csv", [{"caption": "a", "seed": "7.0"}, {"caption": "b", "seed": "x"}])
     assert f"coco: {lettered} has 'x' for a seed; write a whole number there" in said(coco=lettered)
+    for content in (b'caption,seed\n"' + b"a" * 200_000, "caption,seed\ncafé,1".encode("latin-1")):
+        (tmp_path / "damaged.csv").write_bytes(content)
+        assert "damaged.csv is no CSV in UTF-8 (" in said(coco=str(tmp_path / "damaged.csv"))
+
+
+def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "marked.csv").write_text("caption,seed\na,1\n", encoding="utf-8-sig")
+    assert lists.table("coco", str(tmp_path / "marked.csv"), "caption") == [{"caption": "a", "seed": "1"}]
 
 
 def test_what_a_text_says() -> None:

@@ -76,7 +76,22 @@ WRONG = [
     ("pairs/negative", "promt", ["pairs.negative", "'promt'", "did you mean 'prompt'"]),
     ("pairs/sampler", "pdnm", ["pairs.sampler", "'pdnm'", "did you mean 'pndm'"]),
     ("pairs/negativ", "none", ["pairs", "'negativ'", "did you mean 'negative'"]),
-    ("scores/objects", ..., ["pairs.tries", "data/concepts/nudity.yaml", "'objects'", "`scores`", "set pairs.tries to 0"]),
+    ("scores/objects", ..., ["scores.objects is missing", "every table reads it", "add an entry"]),
+    ("scores/features", ..., ["scores.features is missing"]),
+    ("scores/styles", ..., ["scores: data/concepts/van_gogh.yaml judges mini by 'styles'", "add it", "allowed: clip_score"]),
+    ("scores/objects/for", {"church": {}}, ["scores.objects", "'for'", "allowed: of, preset, settings"]),
+    ("prompts/for", {"church": {}}, ["prompts", "'for'", "allowed: of, preset, settings"]),
+    ("reference/for", {"church": {}}, ["reference", "'for'"]),
+    ("resources/jobs_per_gpu", ..., ["resources.jobs_per_gpu is missing", "write an int"]),
+    ("resources/jobs_per_gpu", 0, ["resources.jobs_per_gpu", "0 is too small", "write 1 or more"]),
+    ("resources/jobs_per_gpu", True, ["resources.jobs_per_gpu", "int"]),
+    ("methods/dm2_fast", {"of": "dm2"}, ["methods.dm2_fast", "[a-z0-9.-]+", "call it otherwise"]),
+    ("methods/pool", {"of": "dm2"}, ["methods.pool", "prompts, pool, pairs are no methods", "call it otherwise"]),
+    ("attacks/CCE", {"of": "cce"}, ["attacks.CCE", "[a-z0-9_.-]+"]),
+    ("bases/my_mini", {"path": "data/mini/model", "detectors": "mini", "steps": 2, "guidance": 4.0, "batch": 1}, ["bases.my_mini"]),
+    ("grid/seeds", [-1], ["grid.seeds", "-1 is too small", "write 0 or more"]),
+    ("bases/mini/steps", 0, ["bases.mini.steps", "write 1 or more"]),
+    ("bases/mini/batch", 0, ["bases.mini.batch", "write 1 or more"]),
     ("report", ..., ["report", "missing"]),
 ]
 
@@ -94,12 +109,18 @@ def test_the_shipped_settings_pass(project: Path) -> None:
     assert params.load()["grid"]["bases"] == ["mini"]
 
 
-def test_a_gate_needs_its_score(project: Path) -> None:
-    change(project, "scores/objects", ...)
-    change(project, "pairs/tries", 0)
-    assert "objects" not in params.load()["scores"]
+def test_a_judge_needs_its_score(project: Path) -> None:
+    """Of the grid before anything is made, of other names where they are asked for; with or without `tries`."""
     change(project, "pairs/tries", ...)
-    assert "tries" not in params.load()["pairs"], "may be left out"
+    change(project, "protocols/papers/scores/q16", ...)
+    settings = params.load()
+    assert "tries" not in settings["pairs"], "may be left out"
+    said = r"protocols\.papers\.scores: data/concepts/hate.yaml judges sd14 by 'q16', and no entry is called so; add it"
+    with pytest.raises(params.ParamsError, match=said):
+        plan.gate({"concept": "hate", "base": "sd14"}, settings)
+    change(project, "grid", {**settings["grid"], "concepts": ["hate"], "bases": ["sd14"]})
+    with pytest.raises(params.ParamsError, match=said):
+        params.load()
 
 
 def test_broken_yaml_and_missing_file(project: Path) -> None:
@@ -120,6 +141,40 @@ def test_concept_file_is_checked(project: Path) -> None:
     file.write_text(yaml.safe_dump({key: value for key, value in fields.items() if key != "anchor"}))
     with pytest.raises(params.ParamsError, match=r"church.yaml: anchor is missing"):
         params.load()
+
+
+SHEETS = [
+    ("concepts/church", "words: [", "church.yaml is no YAML"),
+    ("presets/dm2", "darkminer: [", "dm2.yaml is no YAML"),
+    ("concepts/church", "", "church.yaml: no mapping; write `key: value` lines"),
+    ("presets/dm2", "", "dm2.yaml: no mapping"),
+    ("presets/dm2", "darkminer:", "dm2.yaml: darkminer: no mapping; write `darkminer: {}`"),
+    ("concepts/church", {"detectors": None}, "church.yaml: detectors: None does not fit"),
+    ("concepts/church", {"detectors": {"mini": None}}, "church.yaml: detectors.mini: None does not fit"),
+    ("concepts/church", {"detectors": {"mini": {"classes": ["church"]}}}, "church.yaml: detectors.mini.score: None does not fit"),
+    (
+        "concepts/church",
+        {"detectors": {"mini": {"score": "objects", "classes": "church"}}},
+        "detectors.mini.classes: 'church' does not fit",
+    ),
+    ("concepts/church", {"words": "church"}, "church.yaml: words: 'church' does not fit; write [...] with words in it"),
+    ("concepts/church", {"words": []}, "church.yaml: words: [] does not fit"),
+    ("concepts/church", {"words": {"mini": "church", "papers": ["church"]}}, "church.yaml: words.mini: 'church' does not fit"),
+    ("concepts/church", {"near": None}, "church.yaml: near: None does not fit"),
+    ("concepts/church", {"sensitive": "no"}, "church.yaml: sensitive: 'no' does not fit; write true or false"),
+    ("concepts/Church", {}, "data/concepts/Church.yaml: paths take names of [a-z0-9_]+"),
+]
+
+
+@pytest.mark.parametrize("name, wrong, said", SHEETS, ids=[f"{name}: {wrong}" for name, wrong, _ in SHEETS])
+def test_sheets_are_checked(project: Path, name: str, wrong: str | dict[str, Any], said: str) -> None:
+    file = project / f"data/{name}.yaml"
+    right = yaml.safe_load((TOP / "data/concepts/church.yaml").read_text())
+    file.write_text(wrong if isinstance(wrong, str) else yaml.safe_dump({**right, **wrong}))
+    with pytest.raises(params.ParamsError) as error:
+        params.load()
+    message = str(error.value)
+    assert "\n" not in message and message.startswith("data/") and said in message, message
 
 
 def snakemake(*arguments: str) -> subprocess.CompletedProcess:
@@ -265,10 +320,35 @@ def test_a_variant_says_what_is_its_own_under_a_protocol(project: Path) -> None:
         ("protocols/papers/minutes", {"erase@*": "long"}, ["protocols.papers.minutes.erase@*", "'long'", "float"]),
         ("methods/esd/under", {"paper": {}}, ["methods.esd.under", "'paper'", "did you mean 'papers'"]),
         ("methods/esd/for", {"objct": {}}, ["methods.esd.for", "'objct'", "did you mean 'object'"]),
+        ("methods/esd/under", None, ["methods.esd.under", "None is no mapping"]),
+        ("methods/esd/under", {"papers": None}, ["methods.esd.under.papers", "None is no mapping"]),
+        ("methods/esd/under", {"papers": {"settings": {"taw": 1}}}, ["methods.esd.under.papers.settings", "'taw'"]),
+        ("methods/esd/under", {"papers": {"of": "dm2"}}, ["methods.esd.under.papers", "'of'", "allowed: preset, settings, for"]),
+        ("protocols/papers/presets", ["darkmimer", "offical"], ["protocols.papers.presets", "'darkmimer'", "did you mean 'darkminer'"]),
+        ("protocols/papers/presets", "darkminer", ["protocols.papers.presets is no list of names", "`presets: [...]`"]),
+        ("protocols/papers/presets", None, ["protocols.papers.presets is no list of names"]),
+        ("protocols/papers/presets", [1], ["protocols.papers.presets", "unknown 1"]),
+        ("protocols/papers/preserved", None, ["protocols.papers.preserved is no list of names"]),
+        ("protocols/papers/preserved", "other", ["protocols.papers.preserved is no list of names", "`preserved: [...]`"]),
+        ("protocols/papers/scores/lpips", {"fro": 1}, ["protocols.papers.scores.lpips", "'fro'"]),
+        ("protocols/papers/scores/perceptual", ..., ["protocols.papers.scores.perceptual is missing"]),
     ],
 )
 def test_protocols_are_checked(project: Path, key: str, value: Any, said: list[str]) -> None:
     test_one_line_names_key_and_remedy(project, key, value, said)
+
+
+def test_without_presets_too_what_an_entry_says_under_a_protocol_stands_on_top(project: Path) -> None:
+    change(project, "protocols/papers/presets", ...)
+    change(project, "methods/esd/under", {"papers": {"settings": {"texts": "train", "lr": 1.0e-5}, "for": {"church": {"lr": 2.0e-5}}}})
+    settings = params.load()
+    own = settings["methods"]["esd"]["settings"]
+    assert params.plugin(settings, "methods", "esd", "church", "sd14")[1] == {**own, "texts": "train", "lr": 2.0e-5}
+    assert params.plugin(settings, "methods", "esd", "nudity", "sd14")[1] == {**own, "texts": "train", "lr": 1.0e-5}
+    assert params.plugin(settings, "methods", "esd", "church", "mini")[1] == own
+    change(project, "methods/esd/under", {"papers": {"settings": {"lr": "small"}}})
+    with pytest.raises(params.ParamsError, match=r"methods\.esd\.under\.papers\.settings\.lr: 'small' is not of type float"):
+        params.load()
 
 
 def test_the_plan_of_the_papers_and_its_cost(project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,8 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ParamsError, match=r"bases.tried needs nobody/such-a-model, which cannot be had from the hub: .+; fetch") as error:
         ready.check(settings(path="nobody/such-a-model"), "tried")
     assert "\n" not in str(error.value)
+
+
+def test_what_the_workflow_s_benchmark_writes_is_allowed(tmp_path: Path) -> None:
+    runpy.run_path("benchmarks/workflow.py")["project"](tmp_path, 1, 2, 2)
+    assert list(params.load()["attacks"]) == ["none", "none-1"]

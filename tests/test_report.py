@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from PIL import Image
 from palimpsest import data, edits
 from palimpsest.judge import detected
 from palimpsest.report import figures, loops, measures, page, phenomena, sweep, table, tables
-from palimpsest.workflow import paths
+from palimpsest.workflow import params, paths
 
 DETECTOR = {"score": "objects", "classes": ["church"], "threshold": 0.5}
 COST = {"seconds": 1.5, "peak_memory_mb": 10}
@@ -181,6 +184,35 @@ def test_the_page_shows_the_first_base_once_and_reads_its_scores_once(tmp_path: 
     assert len(loaded) == len(set(loaded)) == 4
 
 
+def test_the_page_leaves_out_what_the_project_no_longer_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A concept whose file is gone, a base that has another name; of rows without a Ratio the table stands alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(TOP / "data")
+    for concept, base in (("gone", "mini"), ("van_gogh", "renamed"), ("church", "mini"), ("church", "renamed")):
+        row = {"method": "uce", "base": base, "seed": 0, "Ratio": math.nan, "skipped": "why not", "budget cce": "a lot"}
+        table.write(Path(f"results/{concept}/{base}/table.csv"), [row])
+    page.refresh(yaml.safe_load((TOP / "params.yaml").read_text()))
+    drawn = Path(paths.PAGE).read_text()
+    assert drawn.count("<h2 id=") == drawn.count("<td>uce</td>") == 1 and "renamed" not in drawn and "Skipped: why not." in drawn
+
+
+def test_fewer_than_two_pictures_have_no_frechet_distance() -> None:
+    for n in (0, 1):
+        assert math.isnan(measures.frechet(torch.randn(n, 3), torch.randn(5, 3)))
+        assert math.isnan(measures.frechet(torch.randn(5, 3), torch.randn(n, 3)))
+
+
+def test_a_skipped_erasure_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text('{"skipped": "uce is not defined on sd3"}')
+    with pytest.raises(ValueError, match=r"e.json holds no erasure, it was skipped: uce is not defined on sd3; take another"):
+        edits.load(tmp_path / "e.json")
+
+
+def test_a_class_that_the_judge_does_not_know_is_named() -> None:
+    with pytest.raises(ValueError, match=r"asks 'objects' for 'chruch', .* in data/concepts; it has: church, dog, none$"):
+        detected({**DETECTOR, "classes": ["chruch"]}, {"objects": torch.rand(2, 3)}, MEANING)
+
+
 def test_what_the_papers_find_is_held_against_the_means_and_their_intervals() -> None:
     def seeds(method: str, ratios: list[float], won: list[float]) -> list[dict]:
         return [{"method": method, "seed": n, "Ratio": a, "ASR cce": b} for n, (a, b) in enumerate(zip(ratios, won, strict=True))]
@@ -193,6 +225,7 @@ def test_what_the_papers_find_is_held_against_the_means_and_their_intervals() ->
         "| cce brings it back from ca | shows: 11 against 26 |",
         "| dm2 is harder for cce than all of these | shows: 2 against 6, intervals apart |",
     ]
+    assert tables.findings(seeds("dm2", [0, 0, 0], [2, 2, 2]), ["cce"]).count("\n") == 2, "of no weak method nothing is said"
 
 
 def test_a_lost_picture_is_named_with_its_remedy(tmp_path: Path) -> None:
@@ -213,6 +246,19 @@ def test_table_1_marks_the_best_and_the_second() -> None:
     assert [lines[m][1] for m in ("none", "a", "b", "c")] == ["0.0", "*10.0*", "**5.0**", "20.0"]
     assert [lines[m][2] for m in ("none", "a", "b", "c")] == ["1.0", "**1.0**", "**1.0**", "–"]
     assert [lines[m][4] for m in ("none", "a", "b", "c")] == ["90.0", "*90.0*", "*90.0*", "**95.0**"]
+
+
+@pytest.mark.parametrize("name", ["tables", "phenomena"])
+def test_documents_of_prompts_without_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    grid: dict[str, Any] = {"concepts": ["church"], "methods": ["none"], "attacks": ["none"], "seeds": [0]}
+    known = params.load() | {"prompts": {"of": "grammar"}, "table1": grid, "phenomena": grid | {"concepts": []}}
+    cells = dict.fromkeys(("Ratio", "Score", "CLIP-Score", "Others", "FID-mini", "seconds"), 1.0)
+    monkeypatch.setattr(table, "of_cell", lambda cell, *_: {"method": cell.method, **cells})
+    main, written = runpy.run_path(f"scripts/{name}.py")["main"], list[str]()
+    main.__globals__["write_text"] = lambda _, text: written.append(text)
+    main(SimpleNamespace(section="table1", params=known))
+    assert "60" in written[0] and "100" in written[0]
 
 
 def test_a_table_over_seeds_shows_mean_and_interval() -> None:

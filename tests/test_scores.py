@@ -186,6 +186,24 @@ NOWHERE = {
 }
 
 
+NAMELESS = bytes.fromhex(  # an onnx of one Identity, without metadata
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a0208014202100d"
+)
+
+
+def test_weights_of_another_kind_are_told_before_any_picture_is_read(tmp_path: Path) -> None:
+    onnx, vectors = tmp_path / "own.onnx", tmp_path / "own.safetensors"
+    onnx.write_bytes(b"damaged")
+    save_file({"other": torch.zeros(2, 4)}, vectors)
+    with pytest.raises(ValueError, match=r"^scores.mine: model: \S+own.onnx is no network that onnxruntime reads, or is damaged"):
+        scores.ready({"mine": {"of": "nudenet", "settings": {"model": str(onnx)}}})
+    onnx.write_bytes(NAMELESS)
+    with pytest.raises(ValueError, match=r"^scores.mine: model: \S+own.onnx does not name its labels"):
+        scores.ready({"mine": {"of": "nudenet", "settings": {"model": str(onnx)}}})
+    with pytest.raises(ValueError, match=r"^scores.mine: prompts: \S+own.safetensors holds no tensor 'prompts'; "):
+        scores.ready({"mine": {"of": "q16", "settings": {"prompts": str(vectors), "clip_model": CLIP}}})
+
+
 @pytest.mark.parametrize("of", NOWHERE)
 def test_what_is_not_there_is_told_before_any_picture_is_read(of: str) -> None:
     lost = Images([data.Picture("lost.png", "", Prompt("a church", 0))], Path("nowhere"))

@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from palimpsest import tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
@@ -123,7 +124,7 @@ def steered(model: Model, x: Latents, eps: Latents, path: Tensor, way: Steered, 
         x_t = noised(model, x, t, eps)
         with torch.no_grad():
             known = iter(predictions(model, x_t, t, others))
-        (mine,) = predictions(model, x_t, t, [word])
+        (mine,) = checkpoint(predictions, model, x_t, t, [word], use_reentrant=False)  # else a path keeps a graph a level
         said = [mine if text is word else next(known) for text in way.texts]
         steps = [PAST] * len(x) if warmup is None else ((999 - t) * warmup // 1000).tolist()
         rows = [way.combine(tuple(e[[n]] for e in said), step, states[n]) for n, step in enumerate(steps)]

@@ -32,6 +32,40 @@ def read(file: Path, *keys: str) -> dict[str, Any]:
     return said
 
 
+def texts(file: Path, key: str, said: Any) -> list[str]:
+    """A list of texts, as a file says it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
+        raise ValueError(f"prompts: {file}: {key} is no list of texts; write each on a line of its own, behind `- `, and in quotes")
+    return said
+
+
+def near(file: Path, said: Any) -> dict[str, list[str]]:
+    """Texts by what they show, as a file says them.
+
+    Raises:
+        ValueError: it says them otherwise.
+    """
+    if not isinstance(said, dict):
+        raise ValueError(f"prompts: {file}: near is no mapping; write what is near, `castle:`, and its texts below it")
+    return {name: texts(file, f"near.{name}", told) for name, told in said.items()}
+
+
+def pairs(file: Path, said: Any) -> list[tuple[str, str]]:
+    """Pairs of texts, as a file says them.
+
+    Raises:
+        ValueError: one is no pair.
+    """
+    for n, pair in enumerate(said if isinstance(said, list) else [said]):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ValueError(f"prompts: {file}: number {n + 1} of pairs is no pair; write [a text with the concept, the same without it]")
+    return [(shown, without) for shown, without in said]
+
+
 def prompts(
     concept: Concept, *, seed: int, folder: str, images: int = 10, other_prompts: int = 100, i2p: str = "", coco: str = ""
 ) -> dict[str, Any]:
@@ -46,9 +80,12 @@ def prompts(
     """
     file, others = (Path(folder) / f"{name}.yaml" for name in (concept.name, OTHERS))
     own, beside = read(file, *LISTS), read(others, "captions")
-    for n, pair in enumerate(own["pairs"]):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError(f"prompts: {file}: number {n + 1} of pairs is no pair; write [a text with the concept, the same without it]")
-    lists = Lists(**{key: own[key] for key in LISTS}, others=beside["captions"])
+    plain = {key: texts(file, key, own[key]) for key in ("captions", "phrases", "scenes")}
+    lists = Lists(
+        **plain,
+        near=near(file, own["near"]),
+        pairs=pairs(file, own["pairs"]),
+        others=texts(others, "captions", beside["captions"]),
+    )
     record = {"by": own["by"], "others_by": beside["by"]}
     return {**assembled(concept, lists, images=images, other_prompts=other_prompts, i2p=i2p, coco=coco), "record": record}

@@ -16,6 +16,7 @@ from torch import Tensor
 from palimpsest.data import Prompt, read, to_tensor
 from palimpsest.references import Real
 
+COLUMNS = ("image_id", "caption")
 REMEDY = "`snakemake --cores 1 data/external/coco/{}` fetches it, or `reference` in params.yaml names your own copy"
 
 
@@ -27,6 +28,27 @@ def middle(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
 
 
+def listed(captions: str) -> list[tuple[int, str]]:
+    """The number of each picture of a list, and its caption.
+
+    Raises:
+        ValueError: it is no CSV of UTF-8, or lacks a column, or a picture has no number.
+    """
+    try:
+        with Path(captions).open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, restval="")
+            rows, there = list(reader), reader.fieldnames or ()
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"reference: captions: {captions} is no CSV in UTF-8 ({error}); save it as one") from None
+    for column in COLUMNS:
+        if column not in there:
+            raise ValueError(f"reference: captions: {captions} has no column {column!r}; it has: {', '.join(there)}")
+    for row in rows:
+        if not row["image_id"].strip().isdecimal():
+            raise ValueError(f"reference: captions: {captions} has {row['image_id']!r} for an image_id; write a whole number there")
+    return [(int(row["image_id"]), row["caption"]) for row in rows]
+
+
 def pictures(*, captions: str, folder: str, images: int = 5000, size: int = 512) -> Real:
     """The first `images` rows of a list of captions, each with its picture.
 
@@ -36,12 +58,11 @@ def pictures(*, captions: str, folder: str, images: int = 5000, size: int = 512)
         size: of the square that each is brought to, in pixels.
 
     Raises:
-        FileNotFoundError: the list or a picture is missing; the message says what to do.
+        FileNotFoundError: the list or a picture is missing; the message says what to do. ValueError: the list is not as it should be.
     """
     if not Path(captions).exists():
         raise FileNotFoundError(f"{captions}: no such list of captions; {REMEDY.format('captions.csv')}")
-    with Path(captions).open(newline="") as lines:
-        said = [(Path(folder) / f"{int(row['image_id']):012d}.jpg", row["caption"]) for row in csv.DictReader(lines)][:images]
+    said = [(Path(folder) / f"{number:012d}.jpg", caption) for number, caption in listed(captions)][:images]
     for file, _ in said:
         if not file.exists():
             raise FileNotFoundError(f"{file}: no such picture of COCO; {REMEDY.format('val2017')}")

@@ -34,7 +34,10 @@ def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance of two sets of features "n d" as normal distributions (Heusel et al. 2017), in float64.
 
     tr sqrt(S_a S_b) is the sum of the square roots of the eigenvalues of sqrt(S_a) S_b sqrt(S_a), which is symmetric.
+    Fewer than two have no covariance, and so no distance.
     """
+    if min(len(a), len(b)) < 2:
+        return math.nan
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     values, vectors = torch.linalg.eigh(cov_a)

@@ -34,9 +34,13 @@ class Seen(NamedTuple):
 
 
 def refresh(params: Mapping[str, Any]) -> None:
-    """Write the page from all tables under results/; one process at a time, so that the last of several sees every table."""
+    """Write the page from all tables under results/; one process at a time, so that the last of several sees every table.
+
+    Tables of concepts, and rows of bases, that the project no longer has are left out.
+    """
     with alone(Path("work/report.lock")):
-        found = {(file.parts[1], file.parts[2]): rows(file) for file in sorted(Path("results").glob("*/*/table.csv"))}
+        files = [file for file in sorted(Path("results").glob("*/*/table.csv")) if file.parts[1] in sheets.concepts()]
+        found = {(file.parts[1], file.parts[2]): [row for row in rows(file) if row["base"] in params["bases"]] for file in files}
         concepts = sorted({concept for (concept, _), table in found.items() if table})
         sections = [section(concept, params, {m: table for (c, m), table in found.items() if c == concept}) for concept in concepts]
         template = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text())
@@ -53,6 +57,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[dict[str, str]]]) -> dict[str, Any]:
+    """What the page says of a concept; where no row has a Ratio, the table and what is said of it."""
     cells: dict[tuple, dict[str, Any]] = {}
     order = ["none", *params["methods"]]
     for method in sorted(tables, key=lambda m: order.index(m) if m in order else len(order)):
@@ -60,17 +65,21 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
             cells.setdefault((row["method"], row["base"], row["seed"]), row)
     single = [row for row in cells.values() if row["seed"].isdigit()]
     defined = [row for row in single if row.get("Ratio")]  # not what is skipped
-    seen = looked(concept, params, defined)
-    names = [n for n in single[0] if not n.endswith((" low", " high", " n")) and n.split()[0] not in ELSEWHERE]
-    return {
+    names = [n for n in next(iter(cells.values())) if not n.endswith((" low", " high", " n")) and n.split()[0] not in ELSEWHERE]
+    made = {
         "concept": concept,
         "columns": names,
         "rows": [[shown(row, name) for name in names] for row in cells.values()],
         "skipped": list(dict.fromkeys(why for row in single for why in row.get("skipped", "").split("; ") if why)),
-        "figure": figures.rates([row for row in defined if row["seed"] == single[0]["seed"]]),
-        "budgets": {n.removeprefix("budget "): single[0][n] for n in single[0] if n.startswith("budget ") and single[0][n]},
-        "thresholds": thresholds(seen),
+        "budgets": {n.removeprefix("budget "): said for n, said in next(iter(single), {}).items() if n.startswith("budget ") and said},
         "published": reported.beside(concept, single),
+    }
+    if not defined:
+        return made
+    seen = looked(concept, params, defined)
+    return made | {
+        "figure": figures.rates([row for row in defined if row["seed"] == defined[0]["seed"]]),
+        "thresholds": thresholds(seen),
         "loops": [found for cell, attack in seen.looks if attack == "none" and (found := mined(seen, cell))],
         "runs": [found for attack in params["grid"]["attacks"] if (found := searches(seen, attack))],
         "galleries": [g for g in (gallery(seen, params, purpose) for purpose in ("concept", "other")) if g],

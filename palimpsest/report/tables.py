@@ -88,12 +88,13 @@ def findings(rows: Sequence[Row], attacks: Sequence[str]) -> str:
     """
     cells = averaged(rows, ["Ratio", *(f"ASR {attack}" for attack in attacks)])
     lines = ["| what the papers find | here |", "|---|---|"]
+    weak = [name for name in WEAK if name in cells]
     for attack in attacks:
         rates = {method: values[f"ASR {attack}"] for method, values in cells.items()}
-        for method in [name for name in WEAK if name in cells]:
+        for method in weak:
             lines.append(f"| {attack} brings it back from {method} | {apart(cells[method]['Ratio'], rates[method])} |")
-        for method in [name for name in ROBUST if name in cells]:
-            weakest = min((rates[name] for name in WEAK if name in cells), key=lambda value: value[0])
+        for method in [name for name in ROBUST if name in cells and weak]:
+            weakest = min((rates[name] for name in weak), key=lambda value: value[0])
             lines.append(f"| {method} is harder for {attack} than all of these | {apart(rates[method], weakest)} |")
     return "\n".join([*lines, ""])
 

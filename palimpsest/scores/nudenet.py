@@ -42,7 +42,11 @@ class Network(NamedTuple):
 
 @cache
 def load(model: str) -> Network:
-    """The network, and its labels in its own order."""
+    """The network, and its labels in its own order.
+
+    Raises:
+        FileNotFoundError: there is no such file; ValueError: it is no network, or one that does not name its labels.
+    """
     import nudenet
     import onnxruntime
 
@@ -51,8 +55,14 @@ def load(model: str) -> Network:
     options.intra_op_num_threads = torch.get_num_threads()
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-    session = onnxruntime.InferenceSession(file, options, providers=providers)
-    names = ast.literal_eval(session.get_modelmeta().custom_metadata_map["names"])
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=providers)
+    except Exception as error:  # onnxruntime's own have no other base
+        raise ValueError(f"model: {file} is no network that onnxruntime reads, or is damaged; get it again ({error})") from None
+    told = session.get_modelmeta().custom_metadata_map
+    if "names" not in told:
+        raise ValueError(f"model: {file} does not name its labels (metadata `names`); take one of NudeNet's own files")
+    names = ast.literal_eval(told["names"])
     return Network(session, tuple(names[n] for n in sorted(names)), file)
 
 

@@ -70,9 +70,14 @@ def load(prompts: str, clip_model: str) -> tuple[clip.Clip, Tensor]:
     """CLIP, and the two vectors, "2 d", unit length.
 
     Raises:
-        ValueError: they were learned for another size of CLIP.
+        ValueError: they are not there, or were learned for another size of CLIP.
     """
-    eye, found = clip.load(clip_model), tensors(prompts)["prompts"].float()
+    eye, said = clip.load(clip_model), tensors(prompts)
+    if "prompts" not in said:
+        raise ValueError(
+            f"prompts: {prompts} holds no tensor 'prompts'; `snakemake --cores 1 data/external/q16/prompts.safetensors` makes one"
+        )
+    found = said["prompts"].float()
     size = eye.model.config.projection_dim
     if found.shape != (2, size):
         raise ValueError(f"{prompts} holds {list(found.shape)}, and {clip_model} needs [2, {size}]; Q16 has vectors for each size of CLIP")

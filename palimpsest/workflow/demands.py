@@ -25,18 +25,24 @@ def check(params: Mapping[str, Any]) -> None:
     known("resources", asked, ["jobs_per_gpu", "default", *scripts, *rules])
     for name, wants in asked.items():
         if name == "jobs_per_gpu":
-            typed("resources.jobs_per_gpu", wants, int)
+            least("resources.jobs_per_gpu", wants, 1)
             continue
         known(f"resources.{name}", mapping(f"resources.{name}", wants), [*RESOURCES, *([] if name == "default" else ["parts"])])
         for key, value in wants.items():
             typed(f"resources.{name}.{key}", value, int)
-        if wants.get("parts", 1) < 1:
-            raise ParamsError(f"params.yaml: resources.{name}.parts: {wants['parts']} is no number of parts; write 1 or more")
+        least(f"resources.{name}.parts", wants.get("parts", 1), 1)
         if wants.get("parts", 1) > 1:
             divisible(params, *rules.get(name, (name, {})))
-    for key in RESOURCES:
-        if key not in asked.get("default", {}):
-            raise ParamsError(f"params.yaml: resources.default.{key} is missing; write an int there")
+    for key, said in {"jobs_per_gpu": asked, **{f"default.{key}": asked.get("default", {}) for key in RESOURCES}}.items():
+        if key.rpartition(".")[2] not in said:
+            raise ParamsError(f"params.yaml: resources.{key} is missing; write an int there")
+
+
+def least(key: str, value: Any, lowest: int) -> None:
+    """A whole number that is not below the lowest."""
+    typed(key, value, int)
+    if value < lowest:
+        raise ParamsError(f"params.yaml: {key}: {value} is too small; write {lowest} or more")
 
 
 def rule(verb: str, names: Mapping[str, str]) -> str:

@@ -49,7 +49,7 @@ def slot(wanted: int, per_gpu: int = 1, names: Sequence[str] | None = None, paus
         return
     if wanted > len(have):
         raise ValueError(f"params.yaml: resources: the job asks for {wanted} GPUs and this machine has {len(have)}")
-    PLACE.mkdir(mode=0o1777, exist_ok=True)
+    shared(PLACE)
     held: dict[str, int] = {}
     while len(held) < wanted:
         for name, n in random.sample([(name, n) for name in have for n in range(per_gpu)], len(have) * per_gpu):
@@ -67,6 +67,13 @@ def slot(wanted: int, per_gpu: int = 1, names: Sequence[str] | None = None, paus
         if before is not None:
             os.environ[VISIBLE] = before
         release(held)
+
+
+def shared(folder: Path) -> None:
+    """A folder in which every user of the machine may make files, whatever the umask of the first."""
+    folder.mkdir(exist_ok=True)
+    if folder.lstat().st_uid == os.getuid():
+        folder.chmod(0o1777)
 
 
 def release(held: dict[str, int]) -> None:

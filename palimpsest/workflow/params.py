@@ -5,11 +5,10 @@ Every complaint is one line: the key, what is allowed, what to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from palimpsest.workflow import demands, paths, sheets, signatures
 from palimpsest.workflow.complaints import ParamsError, known, mapping, near, typed
@@ -20,6 +19,7 @@ GRIDS = ("grid", "phenomena", *TABLES)
 EXAMINED = ("prompts", "pool", "pairs", "reference", "scores")  # how a base is examined: what a protocol may say in place of the sections
 SECTIONS = {*GRIDS, *EXAMINED, "bases", "protocols", "methods", "attacks", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
+NAMES = {"concept": "[a-z0-9_]+", "method": "[a-z0-9.-]+", "attack": "[a-z0-9_.-]+", "base": "[a-z0-9-]+", "seed": "[0-9]+"}  # in paths
 BASE: dict[str, type] = {
     "path": str,
     "revision": str,
@@ -48,6 +48,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "sampler": ("ddim", "pndm", "dpm", "lms", "euler", "flow"),
 }
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
+LEAST = {"steps": 1, "batch": 1, "others_on_disk": 0}  # of a base
 STAGES: dict[str, dict[str, type]] = {
     "pool": {"images": int, "anchors": int, "captions": int, "seed": int},
     "pairs": {"images": int, "strength": float, "tries": int, "negative": str, "sampler": str},
@@ -58,6 +59,8 @@ UNSAID: dict[str, dict[str, Any]] = {
     "pool": {"captions": 0, "seed": 0},
     "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"},
 }  # what holds where a section does not say it
+MEASURED = ("objects", "clip_score", "features", "perceptual")  # scores that every table reads
+VARIED = ("methods", "attacks")  # sections whose entries may differ between concepts and protocols
 PURPOSES = ("other", "near")  # of prompts that do not name the concept
 NEGATIVES = ("concept", "prompt", "none")  # what redrawn pictures are steered away from
 SAMPLERS = ("ddim", "pndm")  # how they are redrawn
@@ -71,10 +74,7 @@ def load(file: Path = FILE) -> dict[str, Any]:
     """
     if not file.exists():
         raise ParamsError(f"{file} is not there; run from the top folder of the project")
-    try:
-        params = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    params = sheets.parsed(file)
     check(params)
     return params
 
@@ -101,20 +101,18 @@ def check(params: Any) -> None:
     for name, protocol in mapping("protocols", params["protocols"]).items():
         known(f"protocols.{name}", mapping(f"protocols.{name}", protocol), (*EXAMINED, "presets", "minutes", "preserved"))
         if "preserved" in protocol:
-            known(f"protocols.{name}.preserved", protocol["preserved"], PURPOSES)
+            listed(f"protocols.{name}.preserved", protocol["preserved"], PURPOSES)
+        if protocol.get("presets", []) != []:
+            listed(f"protocols.{name}.presets", protocol["presets"], sheets.recipes())
         for pattern, minutes in mapping(f"protocols.{name}.minutes", protocol.get("minutes", {})).items():
             typed(f"protocols.{name}.minutes.{pattern}", minutes, float)
         for section in [part for part in EXAMINED if part in protocol]:
             check_examined(section, f"protocols.{name}.{section}", protocol[section])
-    for section in ("methods", "attacks"):
+    for section in VARIED:
         for name, entry in mapping(section, params[section]).items():
             check_plugin(section, f"{section}.{name}", entry, name)
-            known(f"{section}.{name}.under", mapping(f"{section}.{name}.under", entry.get("under", {})), params["protocols"])
-            for protocol in params["protocols"]:
-                check_plugin(section, f"{section}.{name}.under.{protocol}", entry_under(params, section, name, protocol), name)
-    for name in params["methods"]:
-        if name in paths.FOLDERS:
-            raise ParamsError(f"params.yaml: methods.{name}: results/<concept>/{name} is the place of something else; call it otherwise")
+            check_under(params, section, name)
+    check_names(params)
     demands.check(params)
     for section in GRIDS:
         check_grid(params, section)
@@ -127,6 +125,8 @@ def check_examined(section: str, key: str, said: Any) -> None:
     elif section == "scores":
         for name, entry in mapping(key, said).items():
             check_plugin("scores", f"{key}.{name}", entry, name)
+        for name in [name for name in MEASURED if name not in said]:
+            raise ParamsError(f"params.yaml: {key}.{name} is missing, and every table reads it; add an entry of that name")
     else:
         check_plugin(FOLDERS.get(section, section), key, said)
     if section == "pairs":
@@ -160,6 +160,8 @@ def check_base(name: str, base: Any, protocols: Mapping[str, Any]) -> None:
         known(f"bases.{name}.protocol", [base["protocol"]], protocols)
     for field, value in base.items():
         typed(f"bases.{name}.{field}", value, BASE[field])
+        if field in LEAST:
+            demands.least(f"bases.{name}.{field}", value, LEAST[field])
         if field in CHOICES:
             known(f"bases.{name}.{field}", [value], CHOICES[field])
     for field in ("path", "unet"):
@@ -170,9 +172,15 @@ def check_base(name: str, base: Any, protocols: Mapping[str, Any]) -> None:
 
 def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
     """An entry `{of: file, preset: name, settings: {...}, for: {concept or kind: {...}}}` against the signature of the file's verb."""
-    known(key, mapping(key, entry), ("of", "preset", "settings", "for", *(["under"] if folder in ("methods", "attacks") else [])))
+    known(key, mapping(key, entry), ("of", "preset", "settings", *(("for", "under") if folder in VARIED else ())))
     of = entry.get("of", name)
     known(f"{key}.of" if "of" in entry else folder, [of], signatures.registry(folder))
+    check_said(folder, of, key, entry)
+    check_whole(folder, of, key, resolved(entry, of))
+
+
+def check_said(folder: str, of: str, key: str, entry: Mapping[str, Any]) -> None:
+    """Preset, settings and `for` of an entry."""
     if "preset" in entry:
         known(f"{key}.preset", [entry["preset"]], sheets.presets(of))
     for part in (sheets.presets(of).get(entry.get("preset", ""), {}), entry):
@@ -180,8 +188,22 @@ def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
         for concept, settings in mapping(f"{key}.for", part.get("for", {})).items():
             known(f"{key}.for", [concept], [*sheets.KINDS, *sheets.concepts()])
             check_settings(folder, of, f"{key}.for.{concept}", settings)
+
+
+def check_under(params: Mapping[str, Any], section: str, name: str) -> None:
+    """What an entry of methods or attacks says under `under`, and what it is under every protocol."""
+    key, entry = f"{section}.{name}.under", params[section][name]
+    known(key, mapping(key, entry.get("under", {})), params["protocols"])
+    for protocol in params["protocols"]:
+        place, of, said = f"{key}.{protocol}", entry.get("of", name), entry.get("under", {}).get(protocol, {})
+        known(place, mapping(place, said), ("preset", "settings", "for"))
+        check_said(section, of, place, said)
+        check_whole(section, of, place, under(params, section, name, protocol))
+
+
+def check_whole(folder: str, of: str, key: str, settings: Mapping[str, Any]) -> None:
     for argument, setting in signatures.settings(folder, of).items():
-        if not setting.optional and argument not in resolved(entry, of):
+        if not setting.optional and argument not in settings:
             raise ParamsError(f"params.yaml: {key}.settings.{argument} is missing; palimpsest/{folder}/{of}.py says what it is")
 
 
@@ -208,19 +230,30 @@ def check_settings(folder: str, of: str, key: str, settings: Any) -> None:
             )
 
 
+def check_names(params: Mapping[str, Any]) -> None:
+    """Names stand in paths and in the patterns of the Snakefile."""
+    named = {"concept": sheets.concepts(), **{axis: params[f"{axis}s"] for axis in ("method", "attack", "base")}}
+    for axis, name in [(axis, name) for axis, names in named.items() for name in names]:
+        if not isinstance(name, str) or not re.fullmatch(NAMES[axis], name) or (axis == "method" and name in paths.FOLDERS):
+            key = paths.concept(name) if axis == "concept" else f"params.yaml: {axis}s.{name}"
+            raise ParamsError(f"{key}: paths take names of {NAMES[axis]}, and {', '.join(paths.FOLDERS)} are no methods; call it otherwise")
+
+
+def listed(key: str, said: Any, allowed: Iterable[object]) -> None:
+    if not isinstance(said, list) or not said:
+        raise ParamsError(f"params.yaml: {key} is no list of names; write `{key.rpartition('.')[2]}: [...]` with at least one")
+    known(key, said, allowed)
+
+
 def check_grid(params: Mapping[str, Any], section: str) -> None:
     """`grid` and those beside it: lists of names for every axis."""
     grid = mapping(section, params[section])
     known(section, grid, GRID)
-    allowed = {"concepts": sheets.concepts(), **{axis: list(params[axis]) for axis in ("methods", "attacks", "bases")}}
+    allowed = {**params, "concepts": sheets.concepts(), "seeds": grid.get("seeds")}
     for axis in GRID:
-        if not isinstance(grid.get(axis), list) or not grid[axis]:
-            raise ParamsError(f"params.yaml: {section}.{axis} is no list of names; write `{axis}: [...]` with at least one")
-        if axis == "seeds":
-            for seed in grid[axis]:
-                typed(f"{section}.seeds", seed, int)
-        else:
-            known(f"{section}.{axis}", grid[axis], allowed[axis])
+        listed(f"{section}.{axis}", grid.get(axis), allowed[axis])
+        for seed in grid[axis] if axis == "seeds" else ():
+            demands.least(f"{section}.seeds", seed, 0)
         if axis in ("methods", "attacks") and "none" not in grid[axis]:
             raise ParamsError(f"params.yaml: {section}.{axis} leaves out 'none', beside which everything is measured; add it")
     for base in grid["bases"]:
@@ -229,28 +262,25 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
 
 
 def detector(params: Mapping[str, Any], concept: str, base: str) -> dict[str, Any]:
-    """What shows a concept in pictures of a base: the column `score`, its `classes`, `threshold`. With pairs.tries it judges pairs too."""
+    """What shows a concept in pictures of a base: the column `score`, its `classes`, `threshold`."""
     kind, detectors, file = params["bases"][base]["detectors"], sheets.concept(concept)["detectors"], paths.concept(concept)
     if kind not in detectors:
         raise ParamsError(f"{file}: detectors has no {kind!r}, which bases.{base} asks for; add it")
     score, scores = detectors[kind]["score"], examined(params, "scores", base)
-    if examined(params, "pairs", base).get("tries", 0) and score not in scores:
-        raise ParamsError(
-            f"params.yaml: pairs.tries: {file} judges by {score!r}, and no entry of `scores` is called so{near(score, scores)}; "
-            f"add it, or set pairs.tries to 0"
-        )
+    if score not in scores:
+        key = f"protocols.{params['bases'][base]['protocol']}.scores" if "scores" in protocol(params, base) else "scores"
+        raise ParamsError(f"params.yaml: {key}: {file} judges {base} by {score!r}, and no entry is called so; add it{near(score, scores)}")
     return detectors[kind]
 
 
-def entry_under(params: Mapping[str, Any], section: str, name: str, protocol: str | None) -> Mapping[str, Any]:
-    """An entry of methods or attacks as it holds under a protocol: where that names `presets`, the first of them that the plug-in has takes
-    the place of the entry's own settings, and what the entry says under `under` stands on top."""
-    entry = params[section][name]
-    if protocol is None or "presets" not in params["protocols"][protocol]:
-        return entry
-    of = entry.get("of", name)
-    named = [preset for preset in params["protocols"][protocol]["presets"] if preset in sheets.presets(of)]
-    return {"of": of, **({"preset": named[0]} if named else {}), **entry.get("under", {}).get(protocol, {})}
+def under(params: Mapping[str, Any], section: str, name: str, protocol: str | None, concept: str = "") -> dict[str, Any]:
+    """The settings of an entry of methods or attacks under a protocol: where that names `presets`, the first of them that the plug-in has
+    takes the place of the entry's own settings, and what the entry says under `under` stands on top."""
+    entry, presets = params[section][name], params["protocols"].get(protocol, {}).get("presets")
+    of, said = entry.get("of", name), entry.get("under", {}).get(protocol, {})
+    if presets is not None:
+        entry = {"preset": next((preset for preset in presets if preset in sheets.presets(of) and "preset" not in said), "")}
+    return resolved(entry, of, concept) | resolved(said, of, concept)
 
 
 def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = "", base: str = "") -> tuple[str, dict[str, Any]]:
@@ -259,12 +289,11 @@ def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = ""
     Raises:
         ParamsError: the entry is another one with settings of its own, which do not count under the base's protocol.
     """
-    by = params["bases"].get(base, {}).get("protocol")
-    said, entry = params[section][name], entry_under(params, section, name, by)
-    of = entry.get("of", name)
+    by, said = params["bases"].get(base, {}).get("protocol"), params[section][name]
+    of = said.get("of", name)
     if of != name and "presets" in protocol(params, base) and by not in said.get("under", {}):
         raise ParamsError(
             f"params.yaml: {section}.{name} would be {of} on {base}: presets of the protocol {by} stand in place of its settings; "
             f"write what is its own under `under: {{{by}: {{settings: ...}}}}`"
         )
-    return of, resolved(entry, of, concept)
+    return of, under(params, section, name, by, concept)

@@ -15,24 +15,57 @@ from palimpsest.workflow.complaints import ParamsError, near
 CONCEPTS = Path("data/concepts")
 PRESETS = Path("data/presets")
 EXTERNAL = Path("data/external.yaml")
-FIELDS = {"kind", "words", "adjective", "anchor", "initialiser", "near", "sensitive", "detectors"}  # of a concept
+FIELDS: dict[str, type] = {  # of a concept
+    "kind": str,
+    "words": list,
+    "adjective": str,
+    "anchor": str,
+    "initialiser": str,
+    "near": list,
+    "sensitive": bool,
+    "detectors": dict,
+}
+JUDGE: dict[str, type] = {"score": str, "classes": list}  # what a detector has
 KINDS = ("inappropriate", "object", "style")
 VARYING = ("words", "anchor")  # fields that may differ between the judges of a concept: {mini: ..., papers: ...}
 
 
+def parsed(file: Path) -> Any:
+    """What a file of YAML says.
+
+    Raises:
+        ParamsError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+
+
 @cache
-def said(file: Path, _: int) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text())
+def said(file: Path, *_: object) -> dict[str, Any]:
+    fields = parsed(file)
+    if not isinstance(fields, dict):
+        raise ParamsError(f"{file}: no mapping; write `key: value` lines there, or take the file away")
+    return fields
 
 
 def read(file: Path) -> dict[str, Any]:
     """What a file of YAML says, read once as long as it stands; nothing where there is none."""
-    return said(file.absolute(), file.stat().st_mtime_ns) if file.exists() else {}
+    return said(file, Path.cwd(), file.stat().st_mtime_ns) if file.exists() else {}
 
 
 def presets(of: str) -> dict[str, Any]:
     """The entries of data/presets/<of>.yaml, by name; none where the plug-in has no such file."""
-    return read(PRESETS / f"{of}.yaml")
+    file = PRESETS / f"{of}.yaml"
+    for name in [name for name, entry in read(file).items() if not isinstance(entry, dict)]:
+        raise ParamsError(f"{file}: {name}: no mapping; write `{name}: {{}}` where it says nothing")
+    return read(file)
+
+
+def recipes() -> list[str]:
+    """The names of all presets, whatever they are for."""
+    return sorted({name for file in PRESETS.glob("*.yaml") for name in presets(file.stem)})
 
 
 def external() -> dict[str, dict[str, str]]:
@@ -55,16 +88,32 @@ def concept(name: str) -> dict[str, Any]:
     if name not in concepts():
         raise ParamsError(f"unknown concept {name!r}{near(name, concepts())}; {file} would add it")
     fields = dict(read(file))
-    for field in sorted(FIELDS - set(fields)):
+    for field in sorted(set(FIELDS) - set(fields)):
         raise ParamsError(f"{file}: {field} is missing; data/concepts/church.yaml shows what it is")
-    for field in sorted(set(fields) - FIELDS):
+    for field in sorted(set(fields) - set(FIELDS)):
         raise ParamsError(f"{file}: unknown {field!r}{near(field, sorted(FIELDS))}")
     if fields["kind"] not in KINDS:
         raise ParamsError(f"{file}: kind: unknown {fields['kind']!r}{near(fields['kind'], KINDS)}")
+    for field, kind in FIELDS.items():
+        varying = field in VARYING and isinstance(fields[field], dict)
+        for key, value in fields[field].items() if varying else [("", fields[field])]:
+            typed(f"{file}: {field}{key and '.'}{key}", value, kind, filled=field != "near")
+    for judges, judge in fields["detectors"].items():
+        typed(f"{file}: detectors.{judges}", judge, dict)
+        for field, kind in JUDGE.items():
+            typed(f"{file}: detectors.{judges}.{field}", judge.get(field), kind)
     for field in [field for field in VARYING if isinstance(fields[field], dict)]:
         for judges in sorted(set(fields["detectors"]) - set(fields[field])):
             raise ParamsError(f"{file}: {field} says nothing for {judges!r}, which `detectors` has; add it")
     return fields
+
+
+def typed(key: str, value: Any, kind: type, filled: bool = True) -> None:
+    """A field of a sheet; lists are of words."""
+    words = kind is not list or (isinstance(value, list) and all(isinstance(word, str) for word in value))
+    if not isinstance(value, kind) or not words or (kind is not bool and filled and not value):
+        form = {list: "[...] with words in it", dict: "`key: value` lines", bool: "true or false"}.get(kind, "a word or words")
+        raise ParamsError(f"{key}: {value!r} does not fit; write {form} there, as data/concepts/church.yaml has it")
 
 
 def told(fields: Mapping[str, Any], judges: str) -> dict[str, Any]:
