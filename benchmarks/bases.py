@@ -3,7 +3,7 @@
     python benchmarks/bases.py [verbs | drawing] [sd14 | sdxl] 2>/dev/null
 
 Weights are random, on whose values neither depends; the networks are those of the published configurations, the tokenizer is the embedded
-model's, which changes no shape. Settings are those by which params.yaml has the base examined, with the few steps that a line says.
+model's, filled up to as many tokens. Settings are those by which params.yaml has the base examined, with the few steps that a line says.
 
 Pictures a second stand beside diffusers' own pipeline with the same sampler and steps: as it comes (float32, one picture at a time), and
 as its documentation makes it fast (bfloat16, channels last, fused projections, compiled) with our batch. Compilation is not counted.

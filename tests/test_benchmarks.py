@@ -15,7 +15,7 @@ import torch
 from conftest import TOP, random_model
 from families import random_pipeline
 
-from palimpsest import data, edits
+from palimpsest import data, edits, models
 from palimpsest.methods import ca
 from palimpsest.types import Model
 from palimpsest.workflow.signatures import registry
@@ -106,6 +106,7 @@ def test_the_model_of_full_size_has_the_published_one_s_parameters() -> None:
 def test_sdxl_of_full_size_has_the_published_one_s_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(TOP)
     whole = bases.sdxl("meta")
+    assert models.readers(whole, {}) and models.readers(bases.sd14("meta"), {}), "else no base of full size is loaded"
     assert {part: sum(p.numel() for p in getattr(whole, part).parameters()) for part in bases.PARAMETERS} == bases.PARAMETERS
 
 
