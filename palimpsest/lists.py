@@ -62,7 +62,7 @@ def drawable(concept: Concept, texts: Sequence[str]) -> list[str]:
 
 
 def table(setting: str, file: str, *columns: str) -> list[dict[str, str]]:
-    """The rows of a CSV that a setting names.
+    """The rows of a CSV that a setting of the prompts names.
 
     Raises:
         FileNotFoundError: it is not there; ValueError: it is no CSV of UTF-8, or lacks a column.
@@ -72,16 +72,25 @@ def table(setting: str, file: str, *columns: str) -> list[dict[str, str]]:
             f"prompts: {setting}: {file} is not there; `snakemake --cores 1 {file}` fetches it if data/external.yaml knows it, "
             f"or name your own copy in params.yaml"
         )
+    return rows(f"prompts: {setting}", file, *columns)
+
+
+def rows(key: str, file: str, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV, for which `key` asks.
+
+    Raises:
+        ValueError: it is no CSV of UTF-8, or lacks a column.
+    """
     try:
         with Path(file).open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, restval="")
-            rows, there = list(reader), reader.fieldnames or ()
+            found, there = list(reader), reader.fieldnames or ()
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts: {setting}: {file} is no CSV in UTF-8 ({error}); save it as one") from None
+        raise ValueError(f"{key}: {file} is no CSV in UTF-8 ({error}); save it as one") from None
     for column in columns:
         if column not in there:
-            raise ValueError(f"prompts: {setting}: {file} has no column {column!r}; it has: {', '.join(there)}")
-    return rows
+            raise ValueError(f"{key}: {file} has no column {column!r}; it has: {', '.join(there)}")
+    return found
 
 
 def seeded(setting: str, file: str, said: str) -> int:

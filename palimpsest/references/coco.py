@@ -6,17 +6,16 @@ not said there; here the shorter side is brought to `size` and the middle taken,
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
+from palimpsest import lists
 from palimpsest.data import Prompt, read, to_tensor
 from palimpsest.references import Real
 
-COLUMNS = ("image_id", "caption")
 REMEDY = "`snakemake --cores 1 data/external/coco/{}` fetches it, or `reference` in params.yaml names your own copy"
 
 
@@ -34,15 +33,7 @@ def listed(captions: str) -> list[tuple[int, str]]:
     Raises:
         ValueError: it is no CSV of UTF-8, or lacks a column, or a picture has no number.
     """
-    try:
-        with Path(captions).open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, restval="")
-            rows, there = list(reader), reader.fieldnames or ()
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"reference: captions: {captions} is no CSV in UTF-8 ({error}); save it as one") from None
-    for column in COLUMNS:
-        if column not in there:
-            raise ValueError(f"reference: captions: {captions} has no column {column!r}; it has: {', '.join(there)}")
+    rows = lists.rows("reference: captions", captions, "image_id", "caption")
     for row in rows:
         if not row["image_id"].strip().isdecimal():
             raise ValueError(f"reference: captions: {captions} has {row['image_id']!r} for an image_id; write a whole number there")

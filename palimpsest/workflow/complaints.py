@@ -35,3 +35,17 @@ def mapping(key: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ParamsError(f"params.yaml: {key}: {value!r} is no mapping; write `key: value` lines below it")
     return value
+
+
+def listed(key: str, said: Any, allowed: Iterable[object]) -> None:
+    """A list of names, each of them known."""
+    if not isinstance(said, list) or not said:
+        raise ParamsError(f"params.yaml: {key} is no list of names; write `{key.rpartition('.')[2]}: [...]` with at least one")
+    known(key, said, allowed)
+
+
+def least(key: str, value: Any, lowest: int) -> None:
+    """A whole number that is not below the lowest."""
+    typed(key, value, int)
+    if value < lowest:
+        raise ParamsError(f"params.yaml: {key}: {value} is too small; write {lowest} or more")

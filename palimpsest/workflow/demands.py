@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.workflow import jobs, signatures, undefined
-from palimpsest.workflow.complaints import ParamsError, known, mapping, typed
+from palimpsest.workflow.complaints import ParamsError, known, least, mapping, typed
 
 RESOURCES = ("gpu", "mem_mb", "runtime")  # what a scheduler is told of a job
 # scripts whose rows can be made in parts; so can those of attacks that take `at_once`
@@ -36,13 +36,6 @@ def check(params: Mapping[str, Any]) -> None:
     for key, said in {"jobs_per_gpu": asked, **{f"default.{key}": asked.get("default", {}) for key in RESOURCES}}.items():
         if key.rpartition(".")[2] not in said:
             raise ParamsError(f"params.yaml: resources.{key} is missing; write an int there")
-
-
-def least(key: str, value: Any, lowest: int) -> None:
-    """A whole number that is not below the lowest."""
-    typed(key, value, int)
-    if value < lowest:
-        raise ParamsError(f"params.yaml: {key}: {value} is too small; write {lowest} or more")
 
 
 def rule(verb: str, names: Mapping[str, str]) -> str:

@@ -6,12 +6,12 @@ Every complaint is one line: the key, what is allowed, what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from palimpsest.workflow import demands, paths, sheets, signatures
-from palimpsest.workflow.complaints import ParamsError, known, mapping, near, typed
+from palimpsest.workflow.complaints import ParamsError, known, least, listed, mapping, near, typed
 
 FILE = Path("params.yaml")
 TABLES = ("table1", "robustness", "crossed")  # docs/<name>-mini.md
@@ -161,7 +161,7 @@ def check_base(name: str, base: Any, protocols: Mapping[str, Any]) -> None:
     for field, value in base.items():
         typed(f"bases.{name}.{field}", value, BASE[field])
         if field in LEAST:
-            demands.least(f"bases.{name}.{field}", value, LEAST[field])
+            least(f"bases.{name}.{field}", value, LEAST[field])
         if field in CHOICES:
             known(f"bases.{name}.{field}", [value], CHOICES[field])
     for field in ("path", "unet"):
@@ -239,12 +239,6 @@ def check_names(params: Mapping[str, Any]) -> None:
             raise ParamsError(f"{key}: paths take names of {NAMES[axis]}, and {', '.join(paths.FOLDERS)} are no methods; call it otherwise")
 
 
-def listed(key: str, said: Any, allowed: Iterable[object]) -> None:
-    if not isinstance(said, list) or not said:
-        raise ParamsError(f"params.yaml: {key} is no list of names; write `{key.rpartition('.')[2]}: [...]` with at least one")
-    known(key, said, allowed)
-
-
 def check_grid(params: Mapping[str, Any], section: str) -> None:
     """`grid` and those beside it: lists of names for every axis."""
     grid = mapping(section, params[section])
@@ -253,7 +247,7 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
     for axis in GRID:
         listed(f"{section}.{axis}", grid.get(axis), allowed[axis])
         for seed in grid[axis] if axis == "seeds" else ():
-            demands.least(f"{section}.seeds", seed, 0)
+            least(f"{section}.seeds", seed, 0)
         if axis in ("methods", "attacks") and "none" not in grid[axis]:
             raise ParamsError(f"params.yaml: {section}.{axis} leaves out 'none', beside which everything is measured; add it")
     for base in grid["bases"]:
