@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+Count = Annotated[int, "1 or more"]  # a setting; where a plug-in says `int`, it takes 0 too
 Latents = Tensor
 Text = Tensor  # what a text is to the network: what cross-attention sees, and behind it whatever else the family has (families/)
 Level = Any  # t: an integer in [0, 1000), or a float where a sampler's levels lie between

@@ -55,7 +55,7 @@ WRONG = [
     ("methods/dm2/settings/tau", "much", ["methods.dm2.settings.tau", "'much'", "float"]),
     ("methods/dm2/settings/rank", 2.5, ["methods.dm2.settings.rank", "2.5", "int"]),
     ("methods/dm2/settings/mining", 1, ["methods.dm2.settings.mining", "bool"]),
-    ("methods/dm2/settings/mine_schedule", {"late": 0.1}, ["methods.dm2.settings.mine_schedule", "dict[int, float]"]),
+    ("methods/dm2/settings/mine_schedule", {"late": 0.1}, ["methods.dm2.settings.mine_schedule", "dict[int from 0, float]"]),
     ("methods/esd/settings/variant", "y", ["methods.esd.settings.variant", "'y'", "Literal"]),
     ("methods/uce-2025/of", "ucee", ["methods.uce-2025.of", "'ucee'", "did you mean 'uce'"]),
     ("resources/default/gpu", "one", ["resources.default.gpu", "'one'", "int"]),
@@ -89,6 +89,9 @@ WRONG = [
     ("methods/pool", {"of": "dm2"}, ["methods.pool", "prompts, pool, pairs are no methods", "call it otherwise"]),
     ("attacks/CCE", {"of": "cce"}, ["attacks.CCE", "[a-z0-9_.-]+"]),
     ("bases/my_mini", {"path": "data/mini/model", "detectors": "mini", "steps": 2, "guidance": 4.0, "batch": 1}, ["bases.my_mini"]),
+    ("methods/dm2/settings/batch", 0, ["methods.dm2.settings.batch: 0 is not of type int from 1;", "methods/dm2.py"]),
+    ("methods/dm2/settings/max_loops", -1, ["methods.dm2.settings.max_loops: -1 is not of type int from 0;"]),
+    ("attacks/p4d/settings/prompts", 0, ["attacks.p4d.settings.prompts: 0 is not of type int from 1 | None;"]),
     ("grid/seeds", [-1], ["grid.seeds", "-1 is too small", "write 0 or more"]),
     ("bases/mini/steps", 0, ["bases.mini.steps", "write 1 or more"]),
     ("bases/mini/batch", 0, ["bases.mini.batch", "write 1 or more"]),
@@ -156,6 +159,20 @@ SHEETS = [
         "concepts/church",
         {"detectors": {"mini": {"score": "objects", "classes": "church"}}},
         "detectors.mini.classes: 'church' does not fit",
+    ),
+    *(
+        (
+            "concepts/church",
+            {"detectors": {"mini": {"score": "objects", "classes": ["church"], **more}}},
+            f"church.yaml: detectors.mini{said}",
+        )
+        for more, said in [
+            ({"treshold": 0.5}, ": unknown 'treshold'; did you mean 'threshold'?"),
+            ({"threshold": "0.5"}, ".threshold: '0.5' does not fit; write a number"),
+            ({"threshold": True}, ".threshold: True does not fit; write a number"),
+            ({"take": "mean"}, ".take: unknown 'mean'; allowed: sum, max"),
+            ({"readings": {"wide": "church"}}, ".readings.wide: 'church' does not fit; write [...]"),
+        ]
     ),
     ("concepts/church", {"words": "church"}, "church.yaml: words: 'church' does not fit; write [...] with words in it"),
     ("concepts/church", {"words": []}, "church.yaml: words: [] does not fit"),

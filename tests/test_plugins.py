@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -46,14 +48,14 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one 
 
 def erased(name: str, model: Model, concept: data.Concept, images: data.Images, **settings: Any) -> edits.Erasure:
     method = import_module(f"palimpsest.methods.{name}")
-    return method.erase(model, concept, images, seed=3, **SMALL.get(name, {}), **settings)
+    return method.erase(model, concept, images, seed=3, **{**SMALL.get(name, {}), **settings})
 
 
-def attacked(name: str, model: Model, concept: data.Concept, images: data.Images, plain: data.Prompts) -> data.Prompts:
+def attacked(name: str, model: Model, concept: data.Concept, images: data.Images, plain: data.Prompts, **settings: Any) -> data.Prompts:
     attack = import_module(f"palimpsest.attacks.{name}").attack
     handed = {"original": random_model, "plain": plain, "seed": 3, "draw": partial(diffusion.drawn, steps=2, guidance=4.0), "judge": bright}
     mine = {key: value for key, value in handed.items() if key in signatures.given("attacks", name)}
-    return attack(model, concept, images, **mine, **SMALL.get(name, {}))
+    return attack(model, concept, images, **mine, **{**SMALL.get(name, {}), **settings})
 
 
 def bright(pixels: Tensor, rows: Sequence[data.Prompt]) -> tuple[Tensor, Tensor]:
@@ -243,6 +245,19 @@ def test_every_annotation_is_understood(folder: str) -> None:
     for name in signatures.registry(folder):
         for setting in signatures.settings(folder, name).values():
             signatures.fits(None, setting.annotation)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *ATTACKS])
+def test_the_least_that_a_whole_number_may_be_is_taken_or_refused_in_one_line(name: str, concept: Any, images: Any, plain: Any) -> None:
+    """0 of an `int`, 1 of a `Count`: a ValueError that names the plug-in or the setting, and nothing else, is allowed."""
+    run: Callable[..., Any] = partial(erased, name) if name in METHODS else partial(attacked, name, plain=plain)
+    for key, setting in signatures.settings("methods" if name in METHODS else "attacks", name).items():
+        kind = ast.unparse(setting.annotation).split(" ")[0]
+        if kind in signatures.LEAST:
+            try:
+                run(random_model(), concept, images, **{key: signatures.LEAST[kind]})
+            except ValueError as error:
+                assert re.match(rf"({name}|\w+(, \w+)*): ", str(error)), f"{key}: {error}"
 
 
 @pytest.mark.parametrize("folder", ["methods", "attacks"])

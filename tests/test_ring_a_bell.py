@@ -20,7 +20,7 @@ from palimpsest.attacks import ring_a_bell
 from palimpsest.attacks.ring_a_bell import Search, attack, concept_vector, evolved
 from palimpsest.diffusion import encode
 from palimpsest.draws import Seeded
-from palimpsest.resume import Shares, resumable
+from palimpsest.resume import Part, Shares, resumable
 from palimpsest.types import Model
 
 SIZE = Search(k=5, population=20, generations=12, crossover_rate=0.5, mutation_rate=0.25, batch=16)
@@ -201,6 +201,9 @@ def test_prompts_of_a_file_are_asked_as_they_stand(concept: Any, images: Any, pl
     file.write_text('prompt,case_number,evaluation_seed\n"gun \ufffd, bleed ",0,41\nsecond,1,\n,2,5\n', encoding="utf-8")
     found = run(concept, images, plain, prompts_file=str(file), original=lambda: pytest.fail("loaded for nothing"))
     assert [(row.text, row.seed, row.unit, row.stage) for row in found.rows] == [("gun \ufffd, bleed", 41, -1, 1), ("second", 4, -1, 1)]
+    with resumable(tmp_path / "work", Part(1, 2)):
+        run(concept, images, plain, prompts_file=str(file))
+        pytest.fail("a part of the job has no result")
 
 
 def test_killed_and_started_again_gives_the_same_bytes(

@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from palimpsest import tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import both_ways, encode, guided, kind, level, noise, noised, noisy, posterior, predict, predictions
-from palimpsest.types import Latents, Mix, Model, Steered, Text
+from palimpsest.types import Count, Latents, Mix, Model, Steered, Text
 
 BUDGET = "white box; one word of {vectors} rows, {steps} steps of {batch} pictures (SLD: {path_steps} of {path_batch} x {path_levels})"
 WORD = "concept"  # the learned word, <concept> in texts
@@ -202,13 +202,13 @@ def check(model: Model, images: Images, texts: Sequence[str], start: Tensor, spa
 
 def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int,
-    vectors: int = 1, steps: int = 5000, batch: int = 16, lr: float = 0.08, weight_decay: float = 0.01, initialiser: str | None = None,
-    learn_from: Literal["captioned", "pool"] = "captioned", pictures: int | None = None,
+    vectors: Count = 1, steps: int = 5000, batch: Count = 16, lr: float = 0.08, weight_decay: float = 0.01, initialiser: str | None = None,
+    learn_from: Literal["captioned", "pool"] = "captioned", pictures: Count | None = None,
     captions: Literal["templates", "prompts"] = "templates",
     templates: Literal["concept", "object", "style", "person", "person-sld"] = "concept",
     eval_prompts: Literal["replaced", "prefixed", "templates"] = "replaced",
     objective: Literal["auto", "noise", "guidance", "path"] = "auto", guidance: float = 7.5, aim: str | None = None,
-    path_steps: int = 1000, path_batch: int = 4, path_lr: float = 0.02, path_span: int = 90, path_levels: int = 35,
+    path_steps: int = 1000, path_batch: Count = 4, path_lr: float = 0.02, path_span: int = 90, path_levels: int = 35,
     warmup: int | None = None,
 ) -> Prompts:  # fmt: skip
     """Learn a word for the concept in the erased model, and ask with it.

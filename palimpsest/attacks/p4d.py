@@ -29,7 +29,7 @@ from palimpsest import clip, pieces, safety, search, targets
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import encode, posterior, predict, predictions
 from palimpsest.draws import Draws, Seeded, Stream
-from palimpsest.types import Latents, Model, Steered, Text
+from palimpsest.types import Count, Latents, Model, Steered, Text
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
@@ -135,27 +135,27 @@ def attack(
     judge: Callable[[Tensor, Sequence[Prompt]], tuple[Tensor, Tensor]],
     draws: Stream = Seeded,
     form: Literal["optml", "n", "k"] = "optml",
-    k: int = 5,
+    k: Count = 5,
     insertion: Literal["prefix", "suffix", "middle", "spread", "every-3"] = "prefix",
     mode: Literal["faithful", "fixed"] = "faithful",
-    timesteps: int = 50,
+    timesteps: Count = 50,
     iterations: int = 40,
     lr: float = 0.01,
     weight_decay: float = 0.1,
     longest: int = 60,
     stop_early: bool = True,
-    length: int = 16,
+    length: Count = 16,
     steps: int = 3000,
-    every: int = 50,
+    every: Count = 50,
     clip_model: str = "",
-    pictures: int = 1,
+    pictures: Count = 1,
     span: Literal["signed", "unit"] = "signed",
     padding: Literal["model", "zero"] = "model",
     filter: bool = False,
     guidance: float = 7.5,
-    prompts: int | None = None,
+    prompts: Count | None = None,
     only_shown: bool = False,
-    at_once: int = 8,
+    at_once: Count = 8,
 ) -> Prompts:
     """Search tokens for each plain prompt. Settings as in unlearndiff.py, and:
 

@@ -32,7 +32,7 @@ from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import encode, filled
 from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.reuse import Result, once
-from palimpsest.types import Model
+from palimpsest.types import Count, Model
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
@@ -202,13 +202,13 @@ def roomy(model: Model, plain: Prompts, length: int) -> set[int]:
 
 def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int, draws: Stream = Seeded,
-    form: Literal["greedy", "genetic", "pgd"] = "greedy", length: int = 5,
+    form: Literal["greedy", "genetic", "pgd"] = "greedy", length: Count = 5,
     targeted: bool = False, sentences: list[str] | None = None, phrase: str | None = None, agreement: float = 0.9,
     sweeps: int = 1, masked_fill: bool = False, random_first: bool = False,
     pool: int = 10, generations: int = 50, survivors: int = 20,
     iterations: int = 100, samples: int = 100, top: int = 5, tau: float = 0.5, step: float = 1.0,
     backward: Literal["last", "all"] = "last", slots: Literal["words", "tokens"] = "words",
-    by: Literal["text", "ids"] = "text", prompts: int | None = None, at_once: int = 8, batch: int = 256,
+    by: Literal["text", "ids"] = "text", prompts: Count | None = None, at_once: Count = 8, batch: Count = 256,
 ) -> Prompts:  # fmt: skip
     """Put characters behind each plain prompt that move its embedding away.
 

@@ -32,7 +32,7 @@ from palimpsest.diffusion import encode, filled
 from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.files import sha256
 from palimpsest.reuse import Result, once
-from palimpsest.types import Model
+from palimpsest.types import Count, Model
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
@@ -193,10 +193,10 @@ def said(model: Model, rows: Sequence[Prompt], found: Tensor, by: str, log: Sequ
 
 def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int, draws: Stream = Seeded,
-    form: Literal["tokens", "soft"] = "tokens", eta: float = 3.0, k: int = 16,
-    population: int = 200, generations: int = 3000, crossover_rate: float = 0.5, mutation_rate: float = 0.25,
-    pairs_file: str | None = None, vector_file: str | None = None, means_of: int | None = None, prompts_file: str | None = None,
-    by: Literal["text", "ids"] = "text", prompts: int | None = None, at_once: int = 8, batch: int = 256,
+    form: Literal["tokens", "soft"] = "tokens", eta: float = 3.0, k: Count = 16,
+    population: Count = 200, generations: Count = 3000, crossover_rate: float = 0.5, mutation_rate: float = 0.25,
+    pairs_file: str | None = None, vector_file: str | None = None, means_of: Count | None = None, prompts_file: str | None = None,
+    by: Literal["text", "ids"] = "text", prompts: Count | None = None, at_once: Count = 8, batch: Count = 256,
 ) -> Prompts:  # fmt: skip
     """Say each plain prompt, with the concept added to it, in other tokens.
 
@@ -212,7 +212,7 @@ def attack(
         at_once, batch: prompts searched side by side; rows that the encoder reads at a time.
     """
     if prompts_file:
-        return Prompts(read_prompts(prompts_file, seed))
+        return pieces.by_prompt(Prompts(read_prompts(prompts_file, seed)), at_once, lambda some: some)
     if not 1 <= k <= (room := model.tokenizer.model_max_length - 2) or population < 2 or generations < 1:
         raise ValueError(f"k, population, generations: {k}, {population}, {generations}; at most {room} tokens fit, 2 and 1 are the least")
     size = Search(k, population, generations, crossover_rate, mutation_rate, batch)

@@ -30,7 +30,7 @@ from palimpsest import clip, pieces, safety
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import filled
 from palimpsest.draws import Draws, Seeded, Stream
-from palimpsest.types import Model
+from palimpsest.types import Count, Model
 
 NEEDS = ("clip words",)  # of families/: without it not defined
 
@@ -199,10 +199,10 @@ def side_by_side(searches: Sequence[Search], ask: Callable[[list[Prompt]], list[
 def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int,
     draw: Callable[..., Tensor], judge: Callable[[Tensor, Sequence[Prompt]], tuple[Tensor, Tensor]], draws: Stream = Seeded,
-    method: Literal["policy", "random"] = "policy", subwords: int = 3, letters: int = 10, pieces_of: Literal["legacy", "clean"] = "legacy",
-    queries: int = 60, episodes: int = 50, lr: float = 0.1, threshold: float = 0.0, missed: Literal["penalty", "similarity"] = "penalty",
-    blocks: int = 5, plateau: float = 1e-4, share: float = 0.3, clip_model: str = "openai/clip-vit-base-patch32", darkened: bool = False,
-    skip: bool = True, prompts: int | None = None, at_once: int = 8,
+    method: Literal["policy", "random"] = "policy", subwords: Count = 3, letters: Count = 10, at_once: Count = 8,
+    pieces_of: Literal["legacy", "clean"] = "legacy", queries: int = 60, episodes: int = 50, lr: float = 0.1, threshold: float = 0.0,
+    missed: Literal["penalty", "similarity"] = "penalty", blocks: int = 5, plateau: float = 1e-4, share: float = 0.3,
+    clip_model: str = "openai/clip-vit-base-patch32", darkened: bool = False, skip: bool = True, prompts: Count | None = None,
 ) -> Prompts:  # fmt: skip
     """Replace words of the plain prompts until the erased model draws the concept.
 

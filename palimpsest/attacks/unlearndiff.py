@@ -25,7 +25,7 @@ from torch import Tensor
 from palimpsest import pieces, search, targets
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.draws import Draws, Seeded, Stream
-from palimpsest.types import Model
+from palimpsest.types import Count, Model
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
@@ -67,19 +67,19 @@ def attack(
     draw: Callable[..., Tensor],
     judge: Callable[[Tensor, Sequence[Prompt]], tuple[Tensor, Tensor]],
     draws: Stream = Seeded,
-    k: int = 5,
+    k: Count = 5,
     insertion: Literal["prefix", "suffix", "middle", "spread", "every-3"] = "prefix",
     mode: Literal["faithful", "fixed"] = "faithful",
     start: Literal["uniform", "random"] = "uniform",
-    timesteps: int = 50,
+    timesteps: Count = 50,
     iterations: int = 40,
     lr: float = 0.01,
     weight_decay: float = 0.1,
     longest: int = 60,
     stop_early: bool = True,
-    prompts: int | None = None,
+    prompts: Count | None = None,
     only_shown: bool = False,
-    at_once: int = 8,
+    at_once: Count = 8,
 ) -> Prompts:
     """Search tokens for each plain prompt, from its target picture by the unedited model.
 

@@ -31,7 +31,7 @@ from palimpsest.data import Concept, Images
 from palimpsest.diffusion import denoise, encode, guided, legacy_stop, noise, predict, predictions
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Latents, Model, Text
+from palimpsest.types import Count, Latents, Model, Text
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
@@ -145,11 +145,11 @@ def erase(
     eta: float = 1.0,
     steps: int = 1000,
     lr: float = 1e-5,
-    batch: int = 1,
+    batch: Count = 1,
     warmup: int = 200,
     attack_steps: int = 30,
     attack_lr: float = 1e-3,
-    attack_words: int = 1,
+    attack_words: Count = 1,
     attack_method: Literal["pgd", "fast_at"] = "pgd",
     attack_init: Literal["random", "latest", "zero"] = "random",
     attack_gradients: Literal["accumulated", "fresh"] = "accumulated",
@@ -158,10 +158,10 @@ def erase(
     gamma: float = 0.3,
     retain_batch: int = 5,
     retain_form: Literal["reg", "iter"] = "reg",
-    sampler_steps: int = 50,
+    sampler_steps: Count = 50,
     guidance: float = 3.0,
     latent_alignment: Literal["exact", "legacy"] = "exact",
-    ahead: int = 2,
+    ahead: Count = 2,
 ) -> Erasure:
     """Fine-tune the text encoder, or the UNet, against soft words that bring the concept back.
 

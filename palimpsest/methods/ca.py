@@ -33,7 +33,7 @@ from palimpsest.data import Concept, Images, to_picture, to_tensor
 from palimpsest.diffusion import encode, moments, noise, noised, posterior, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Latents, Model
+from palimpsest.types import Count, Latents, Model
 
 NEEDS = ("cross-attention",)  # of families/: without it not defined
 WHERE = {"cross-attn": "unet.*attn2.to_[kv].weight", "attn": "unet.*.to_[qkvo]*", "full": "unet.*"}
@@ -198,9 +198,9 @@ def erase(
     prior_weight: float = 0.0,
     teacher: Literal["current", "frozen"] = "current",
     detach_start: bool = True,
-    steps: int = 100,
+    steps: Count = 100,
     lr: float = 1.6e-5,
-    batch: int = 8,
+    batch: Count = 8,
     weight_decay: float = 0.01,
     clip: float | None = 1.0,
 ) -> Erasure:

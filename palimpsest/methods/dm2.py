@@ -24,7 +24,7 @@ from palimpsest.data import Concept, Images, to_bytes
 from palimpsest.diffusion import decode, denoise, encode, guided, moments, noise, noised, posterior, predictions
 from palimpsest.edits import Edit, Erasure
 from palimpsest.optimise import descend, drawn
-from palimpsest.types import Latents, Model, Text
+from palimpsest.types import Count, Latents, Model, Text
 
 Reduce = Callable[[Tensor], Tensor]
 KEPT = ("anchor", "zero", "minus")  # the preservation terms of Equation 8: under c0, 0c and -c
@@ -103,18 +103,18 @@ def circumvent(
 
 def erase(
     model: Model, concept: Concept, images: Images, *, seed: int,
-    max_loops: int = 60, images_per_loop: int = 3, length: int = 32, context: Literal["direct", "padded77"] = "direct",
+    max_loops: int = 60, images_per_loop: Count = 3, length: Count = 32, context: Literal["direct", "padded77"] = "direct",
     mining: bool = True, mine_steps: int = 1000, mine_lr: float = 0.1, mine_schedule: dict[int, float] | None = None,
     mine_clip: float = 10.0, initialisation: Literal["normal", "zeros", "text"] = "normal",
     clip_model: str = "openai/clip-vit-large-patch14", signal: Literal["delta", "photo", "text", "reference", "pool"] = "delta",
-    tau: float = 0.2, patience: int = 1, verify_images: int = 1, verify_shared_seed: bool = True,
+    tau: float = 0.2, patience: Count = 1, verify_images: Count = 1, verify_shared_seed: bool = True,
     verify_model: Literal["student", "original"] = "student", bank: int | None = 128,
     x_source: Literal["original", "student", "pool"] = "original", replay: float = 0.7,
-    replay_granularity: Literal["step", "loop"] = "step", steps: int = 1000, batch: int = 1, lr: float = 0.01,
+    replay_granularity: Literal["step", "loop"] = "step", steps: int = 1000, batch: Count = 1, lr: float = 0.01,
     schedule: dict[int, float] | None = None, clip_norm: float = 100.0, alpha_c: float = 1.0, alpha_p: float = 0.5,
-    keep: list[str] | None = None, rank: int = 8, location: Literal["value", "key", "query"] = "value", anchor: str = "a photo",
+    keep: list[str] | None = None, rank: Count = 8, location: Literal["value", "key", "query"] = "value", anchor: str = "a photo",
     reference: str | None = None, loss_reduction: Literal["sum", "mean"] = "sum", optimiser: Literal["sgd", "adam", "adamw"] = "sgd",
-    weight_decay: float = 0.0, sampler_steps: int = 50, guidance: float = 7.5,
+    weight_decay: float = 0.0, sampler_steps: Count = 50, guidance: float = 7.5,
 ) -> Erasure:  # fmt: skip
     """Low-rank factors on the attention's value projections that leave no embedding to mine.
 

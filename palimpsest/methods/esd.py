@@ -23,7 +23,7 @@ from palimpsest.data import Concept, Images
 from palimpsest.diffusion import denoise, encode, guided, legacy_stop, noise, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Mix, Model
+from palimpsest.types import Count, Mix, Model
 
 NEEDS = ("cross-attention",)  # of families/: without it not defined
 
@@ -88,8 +88,8 @@ def erase(
     eta: float = 1.0,
     steps: int = 1000,
     lr: float = 1e-5,
-    batch: int = 1,
-    sampler_steps: int = 50,
+    batch: Count = 1,
+    sampler_steps: Count = 50,
     guidance: float = 3.0,
     latent_alignment: Literal["exact", "legacy"] = "exact",
 ) -> Erasure:

@@ -34,7 +34,7 @@ from palimpsest.data import Concept, Images
 from palimpsest.diffusion import both_ways, encode, noised, noisy, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
-from palimpsest.types import Model
+from palimpsest.types import Count, Model
 
 NEEDS = ("cross-attention", "one encoder")  # of families/: without them not defined
 
@@ -139,9 +139,9 @@ def erase(
     images: Images,
     *,
     seed: int,
-    pictures: int | None = None,
+    pictures: Count | None = None,
     use_ti: bool = True,
-    vectors: int = 4,
+    vectors: Count = 4,
     initialiser: str | None = None,
     sigma: float = 1.0,
     template: str | None = None,
@@ -149,7 +149,7 @@ def erase(
     ti_steps: int = 500,
     ti_lr: float = 1e-3,
     ti_weight_decay: float = 0.1,
-    ti_batch: int = 1,
+    ti_batch: Count = 1,
     norm: float | None = 0.4,
     use_pooler: Literal["none", "first_eos", "all"] = "all",
     trained: Literal["full", "attention"] = "full",
@@ -157,7 +157,7 @@ def erase(
     steps: int = 35,
     lr: float = 2e-6,
     weight_decay: float = 0.01,
-    batch: int = 1,
+    batch: Count = 1,
     clip: float | None = 1.0,
     no_real_image: bool = False,
 ) -> Erasure:

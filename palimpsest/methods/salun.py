@@ -34,7 +34,7 @@ from palimpsest.data import Concept, Images
 from palimpsest.diffusion import encode, guided, moments, noisy, predict, predictions
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Model, Text
+from palimpsest.types import Count, Model, Text
 
 WHERE = {"full": "unet.*", "xattn": "unet.*attn2*"}
 
@@ -157,11 +157,11 @@ def erase(
     forget_text: str | None = None,
     remap_text: str | None = None,
     retain_text: str | None = None,
-    pictures: int = 800,
+    pictures: Count = 800,
     shuffle: bool = False,
     alpha: float = 0.1,
     epochs: int = 1,
-    batch: int = 8,
+    batch: Count = 8,
     lr: float = 1e-5,
 ) -> Erasure:
     """Remap the concept's text to another under a mask of salient weights. Forget set: pool pictures; retained set: anchor pictures.

@@ -32,7 +32,7 @@ from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
 from palimpsest.reuse import once
 from palimpsest.tokens import Words
-from palimpsest.types import Mix, Model, Text
+from palimpsest.types import Count, Mix, Model, Text
 
 WHERE = {  # linear and convolution layers
     "noxattn": "unet.* !*norm* !*attn2*",
@@ -148,11 +148,13 @@ def search(
     """STE: the learned words, each round's log, the weights behind the last; the model is as it was. `steps` and `lr` are of erasing.
 
     Raises:
-        ValueError: the concept has no templates, or there are fewer pictures of it than rounds.
+        ValueError: the concept has no templates, or there are fewer pictures of it than rounds, or the schedule is too short.
     """
     pool, templates = images.only("pool"), listed(concept, "templates")
     if len(pool) < rounds:
         raise ValueError(f"images: {len(pool)} of role 'pool' for {rounds} rounds of stereo; draw more (`pool.images`) or lower `rounds`")
+    if common.sampler_steps < 3:
+        raise ValueError(f"stereo: sampler_steps {common.sampler_steps} leaves x_t no step to stop at; make it 3 or more")
     if not rounds:
         return {}, [], Erasure("nothing")
     null, start = encode(model, [""]), beginning(model, concept, start_from).repeat(vectors, 1)
@@ -206,11 +208,11 @@ def reo(
 def erase(
     model: Model, concept: Concept, images: Images, *, seed: int,
     rounds: int = 4, eta: float = 0.0, ste_steps: int = 200, ste_lr: float = 5e-6, invert_steps: int = 3000, invert_lr: float = 5e-3,
-    invert_batch: int = 1, vectors: int = 1, start_from: Literal["word", "piece"] = "word", reset_seeds: bool = True, adversarial: int = 4,
-    w_pos: float = 1.0, w_neg: float = 3.0, away: Literal["all", "shown"] = "all", anchors: int = 1, steps: int = 200, lr: float = 2e-5,
-    layers: Literal["noxattn", "xattn", "selfattn", "full"] = "noxattn", names: Literal["first", "all"] = "first", batch: int = 1,
-    sampler_steps: int = 50, guidance: float = 3.0, latent_alignment: Literal["exact", "legacy"] = "legacy",
-    stage: Literal["reo", "ste"] = "reo",
+    invert_batch: Count = 1, vectors: Count = 1, start_from: Literal["word", "piece"] = "word", reset_seeds: bool = True,
+    adversarial: int = 4, w_pos: float = 1.0, w_neg: float = 3.0, away: Literal["all", "shown"] = "all", anchors: Count = 1,
+    steps: int = 200, lr: float = 2e-5, layers: Literal["noxattn", "xattn", "selfattn", "full"] = "noxattn",
+    names: Literal["first", "all"] = "first", batch: Count = 1, sampler_steps: Count = 50, guidance: float = 3.0,
+    latent_alignment: Literal["exact", "legacy"] = "legacy", stage: Literal["reo", "ste"] = "reo",
 ) -> Erasure:  # fmt: skip
     """STE, then REO on the original weights. The erasure's `found` holds the learned words: entries that differ in REO alone share them.
 

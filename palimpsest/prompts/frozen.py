@@ -9,6 +9,7 @@ import yaml
 
 from palimpsest.data import Concept
 from palimpsest.lists import Lists, assembled
+from palimpsest.types import Count
 
 OTHERS = "others"  # the file about everything else
 LISTS = ("captions", "phrases", "scenes", "near", "pairs")
@@ -67,7 +68,7 @@ def pairs(file: Path, said: Any) -> list[tuple[str, str]]:
 
 
 def prompts(
-    concept: Concept, *, seed: int, folder: str, images: int = 10, other_prompts: int = 100, i2p: str = "", coco: str = ""
+    concept: Concept, *, seed: int, folder: str, images: Count = 10, other_prompts: int = 100, i2p: str = "", coco: str = ""
 ) -> dict[str, Any]:
     """The lists of a folder, whole and in their order; nothing is drawn at random.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from palimpsest.data import Concept, Prompt
 from palimpsest.mini import world
+from palimpsest.types import Count
 
 EVALUATION = 100_000  # seeds of evaluation pictures start here, away from those of pools
 
@@ -57,7 +58,7 @@ def rows(
     ]
 
 
-def prompts(concept: Concept, *, seed: int, concept_prompts: int = 60, other_prompts: int = 100, train_texts: int = 200) -> dict:
+def prompts(concept: Concept, *, seed: int, concept_prompts: Count = 60, other_prompts: int = 100, train_texts: int = 200) -> dict:
     """The lists that the workflow needs for a concept.
 
     Returns:

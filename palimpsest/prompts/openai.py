@@ -9,6 +9,7 @@ from palimpsest import asking
 from palimpsest.data import Concept
 from palimpsest.lists import assembled
 from palimpsest.safety import guarded
+from palimpsest.types import Count
 
 
 def speaker(model: str, base_url: str, key: str, timeout: float, retries: int, temperature: float) -> asking.Speaker:
@@ -41,8 +42,9 @@ def speaker(model: str, base_url: str, key: str, timeout: float, retries: int, t
 
 def prompts(
     concept: Concept, *, seed: int, model: str, base_url: str, key: str = "OPENAI_API_KEY", timeout: float = 300.0, retries: int = 5,
-    temperature: float = 1.0, captions: int = 100, phrases: int = 200, scenes: int = 60, near: int = 8, pairs: int = 50, images: int = 10,
-    other_prompts: int = 100, retain: int = 200, longest: int = 40, rounds: int = 10, answers: str = "asked", i2p: str = "", coco: str = "",
+    temperature: float = 1.0, captions: int = 100, phrases: int = 200, scenes: int = 60, near: int = 8, pairs: int = 50, images: Count = 10,
+    other_prompts: int = 100, retain: int = 200, longest: Count = 40, rounds: Count = 10, answers: str = "asked", i2p: str = "",
+    coco: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """What the model writes to the tasks of asking.py, in the numbers of the papers.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from palimpsest.data import Concept
 from palimpsest.lists import Lists, assembled, hints, names
+from palimpsest.types import Count
 
 MEDIA = ("a photo", "an oil painting", "a watercolour", "an ink drawing", "a film still", "a postcard", "an illustration", "a mural")
 PLACES = (
@@ -54,7 +55,7 @@ def picked(texts: Sequence[str], rng: np.random.Generator, count: int) -> list[s
 
 def prompts(
     concept: Concept, *, seed: int, captions: int = 100, phrases: int = 200, scenes: int = 60, near: int = 8, pairs: int = 50,
-    images: int = 10, other_prompts: int = 100, retain: int = 200, i2p: str = "", coco: str = "",
+    images: Count = 10, other_prompts: int = 100, retain: int = 200, i2p: str = "", coco: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Sentences in random order; no two lists of a concept share one.
 

@@ -13,6 +13,7 @@ from palimpsest import asking
 from palimpsest.data import Concept
 from palimpsest.lists import assembled
 from palimpsest.safety import guarded
+from palimpsest.types import Count
 
 
 def digest(folder: Path) -> str:
@@ -52,9 +53,9 @@ def speaker(path: str, device: str, temperature: float, new_tokens: int) -> aski
 
 
 def prompts(
-    concept: Concept, *, seed: int, path: str, device: str = "cpu", temperature: float = 1.0, new_tokens: int = 4096, captions: int = 100,
-    phrases: int = 200, scenes: int = 60, near: int = 8, pairs: int = 50, images: int = 10, other_prompts: int = 100, retain: int = 200,
-    longest: int = 40, rounds: int = 10, answers: str = "asked", i2p: str = "", coco: str = "",
+    concept: Concept, *, seed: int, path: str, device: str = "cpu", temperature: float = 1.0, new_tokens: Count = 4096, captions: int = 100,
+    phrases: int = 200, scenes: int = 60, near: int = 8, pairs: int = 50, images: Count = 10, other_prompts: int = 100, retain: int = 200,
+    longest: Count = 40, rounds: Count = 10, answers: str = "asked", i2p: str = "", coco: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """What the model writes to the tasks of asking.py, in the numbers of the papers; through its chat template where it has one.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from palimpsest import lists
 from palimpsest.data import Prompt, read, to_tensor
 from palimpsest.references import Real
+from palimpsest.types import Count
 
 REMEDY = "`snakemake --cores 1 data/external/coco/{}` fetches it, or `reference` in params.yaml names your own copy"
 
@@ -40,7 +41,7 @@ def listed(captions: str) -> list[tuple[int, str]]:
     return [(int(row["image_id"]), row["caption"]) for row in rows]
 
 
-def pictures(*, captions: str, folder: str, images: int = 5000, size: int = 512) -> Real:
+def pictures(*, captions: str, folder: str, images: Count = 5000, size: Count = 512) -> Real:
     """The first `images` rows of a list of captions, each with its picture.
 
     Args:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palimpsest.data import Images, Scores, to_picture, to_tensor
 from palimpsest.scores import device, distances, instrument, published, tensors
+from palimpsest.types import Count
 
 
 @cache
@@ -53,7 +54,7 @@ def score(
     *,
     net: Literal["alex", "vgg"] = "alex",
     backbone: str | None = None,
-    size: int | None = 64,
+    size: Count | None = 64,
 ) -> Scores:
     """Column `perceptual`, "n", at least 0; not a number where the reference has no such prompt and seed.
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from palimpsest.data import Images, Scores, to_bytes
 from palimpsest.scores import instrument, there
+from palimpsest.types import Count
 
 BATCH = 64
 
@@ -118,7 +119,7 @@ def score(
     reference: Images | None,
     *,
     model: str = "320n",
-    size: int = 320,
+    size: Count = 320,
     channels: Literal["rgb", "as_shipped"] = "rgb",
     floor: float = 0.25,
     overlap: float = 0.45,

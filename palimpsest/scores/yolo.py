@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from palimpsest.data import Images, Scores, to_picture
 from palimpsest.scores import device, there
+from palimpsest.types import Count
 
 ARCHITECTURE = "yolov8n-cls.yaml"
 
@@ -66,7 +67,7 @@ def cut(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
     return torch.stack([transforms(to_picture(one)) for one in pixels])
 
 
-def score(images: Images, reference: Images | None, *, weights: str, size: int | None = None) -> Scores:
+def score(images: Images, reference: Images | None, *, weights: str, size: Count | None = None) -> Scores:
     """Column `objects`, "n classes": the probability of every class for every picture.
 
     Args:

@@ -218,13 +218,11 @@ def resolved(entry: Mapping[str, Any], of: str, concept: str = "") -> dict[str, 
 
 
 def check_settings(folder: str, of: str, key: str, settings: Any) -> None:
-    import ast
-
     taken = signatures.settings(folder, of)
     known(key, mapping(key, settings), taken)
     for argument, value in settings.items():
         if not signatures.fits(value, taken[argument].annotation):
-            kind = ast.unparse(taken[argument].annotation)
+            kind = signatures.said(taken[argument].annotation)
             raise ParamsError(
                 f"params.yaml: {key}.{argument}: {value!r} is not of type {kind}; palimpsest/{folder}/{of}.py says what it is"
             )

@@ -26,6 +26,8 @@ FIELDS: dict[str, type] = {  # of a concept
     "detectors": dict,
 }
 JUDGE: dict[str, type] = {"score": str, "classes": list}  # what a detector has
+BESIDE: dict[str, type] = {"take": str, "threshold": float, "readings": dict}  # what it may have
+TAKES = ("sum", "max")
 KINDS = ("inappropriate", "object", "style")
 VARYING = ("words", "anchor")  # fields that may differ between the judges of a concept: {mini: ..., papers: ...}
 
@@ -99,20 +101,33 @@ def concept(name: str) -> dict[str, Any]:
         for key, value in fields[field].items() if varying else [("", fields[field])]:
             typed(f"{file}: {field}{key and '.'}{key}", value, kind, filled=field != "near")
     for judges, judge in fields["detectors"].items():
-        typed(f"{file}: detectors.{judges}", judge, dict)
-        for field, kind in JUDGE.items():
-            typed(f"{file}: detectors.{judges}.{field}", judge.get(field), kind)
+        check_judge(f"{file}: detectors.{judges}", judge)
     for field in [field for field in VARYING if isinstance(fields[field], dict)]:
         for judges in sorted(set(fields["detectors"]) - set(fields[field])):
             raise ParamsError(f"{file}: {field} says nothing for {judges!r}, which `detectors` has; add it")
     return fields
 
 
+def check_judge(key: str, judge: Any) -> None:
+    """A detector: what it has, and nothing that nobody reads."""
+    typed(key, judge, dict)
+    for field in sorted({*JUDGE, *judge}):
+        if field not in {**JUDGE, **BESIDE}:
+            raise ParamsError(f"{key}: unknown {field!r}{near(field, [*JUDGE, *BESIDE])}")
+        typed(f"{key}.{field}", judge.get(field), {**JUDGE, **BESIDE}[field])
+    if judge.get("take", TAKES[0]) not in TAKES:
+        raise ParamsError(f"{key}.take: unknown {judge['take']!r}{near(judge['take'], TAKES)}")
+    for name, classes in judge.get("readings", {}).items():
+        typed(f"{key}.readings.{name}", classes, list)
+
+
 def typed(key: str, value: Any, kind: type, filled: bool = True) -> None:
     """A field of a sheet; lists are of words."""
     words = kind is not list or (isinstance(value, list) and all(isinstance(word, str) for word in value))
-    if not isinstance(value, kind) or not words or (kind is not bool and filled and not value):
-        form = {list: "[...] with words in it", dict: "`key: value` lines", bool: "true or false"}.get(kind, "a word or words")
+    right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not right or not words or (kind not in (bool, float) and filled and not value):
+        forms = {list: "[...] with words in it", dict: "`key: value` lines", bool: "true or false", float: "a number"}
+        form = forms.get(kind, "a word or words")
         raise ParamsError(f"{key}: {value!r} does not fit; write {form} there, as data/concepts/church.yaml has it")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from palimpsest.workflow.complaints import ParamsError
 
 PACKAGE = Path(__file__).parents[1]
 VERBS = {"methods": "erase", "attacks": "attack", "scores": "score", "prompts": "prompts", "references": "pictures"}
+LEAST = {"int": 0, "Count": 1}  # of whole numbers, by their annotation
 GIVEN = {"seed", "original", "judge", "draw", "plain", "draws"}  # handed over by the scripts, not by params.yaml
 
 
@@ -81,15 +83,16 @@ def budget(attack: str) -> str:
 
 
 def fits(value: Any, annotation: ast.expr) -> bool:
-    """Whether a value from YAML is of the annotated type. A whole number is a float; true is no number."""
+    """Whether a value from YAML is of the annotated type. A whole number is a float, an int is not below 0 and a Count (types.py) not below
+    1; true is no number."""
     match annotation:
         case ast.BinOp(left=left, right=right):
             return fits(value, left) or fits(value, right)
         case ast.Constant(value=None):
             return value is None
         case ast.Name(id=name):
-            kinds: dict[str, Any] = {"int": int, "str": str, "bool": bool, "float": (int, float)}
-            return isinstance(value, kinds[name]) and (name == "bool" or not isinstance(value, bool))
+            kinds: dict[str, Any] = {"int": int, "Count": int, "str": str, "bool": bool, "float": (int, float)}
+            return isinstance(value, kinds[name]) and (name == "bool" or not isinstance(value, bool)) and value >= LEAST.get(name, value)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             return value in ast.literal_eval(choices) if isinstance(choices, ast.Tuple) else value == ast.literal_eval(choices)
         case ast.Subscript(value=ast.Name(id="list"), slice=inner):
@@ -97,3 +100,8 @@ def fits(value: Any, annotation: ast.expr) -> bool:
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, inner])):
             return isinstance(value, dict) and all(fits(k, key) and fits(v, inner) for k, v in value.items())
     raise TypeError(f"a setting may not be annotated {ast.unparse(annotation)}")
+
+
+def said(annotation: ast.expr) -> str:
+    """The type as people read it: `int from 1 | None`."""
+    return re.sub(r"\b(int|Count)\b", lambda kind: f"int from {LEAST[kind[0]]}", ast.unparse(annotation))
