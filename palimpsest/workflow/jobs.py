@@ -88,7 +88,8 @@ def held(folder: str, stage: str, names: Mapping[str, str], settings: Settings) 
     """The files that other stages put into a folder, for the names of a job and `none` beside them."""
     grid = {**settings["grid"], "concepts": [names["concept"]], "methods": list(dict.fromkeys(["none", names["method"]]))}
     near = {**settings, "grid": grid}
-    made = (out for other in stages() if other != stage for job in of_stage(other, near) for out in job.outs)
+    makers = (other for other, about in stages().items() if other != stage and f"/{Path(folder).name}/" in str(about["outs"]))
+    made = (out for other in makers for job in of_stage(other, near) for out in job.outs)
     return tuple(dict.fromkeys(out for out in made if out.startswith(f"{folder}/")))
 
 
