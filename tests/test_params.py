@@ -92,6 +92,7 @@ WRONG = [
     ("methods/dm2/settings/batch", 0, ["methods.dm2.settings.batch: 0 is not of type int from 1;", "methods/dm2.py"]),
     ("methods/dm2/settings/max_loops", -1, ["methods.dm2.settings.max_loops: -1 is not of type int from 0;"]),
     ("attacks/p4d/settings/prompts", 0, ["attacks.p4d.settings.prompts: 0 is not of type int from 1 | None;"]),
+    ("table1/bases", ["sd14"], ["table1.bases: unknown 'sd14'", "allowed: mini"]),
     ("grid/seeds", [-1], ["grid.seeds", "-1 is too small", "write 0 or more"]),
     ("bases/mini/steps", 0, ["bases.mini.steps", "write 1 or more"]),
     ("bases/mini/batch", 0, ["bases.mini.batch", "write 1 or more"]),

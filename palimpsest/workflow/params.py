@@ -16,6 +16,7 @@ from palimpsest.workflow.complaints import ParamsError, known, least, listed, ma
 FILE = Path("params.yaml")
 TABLES = ("table1", "robustness", "crossed")  # docs/<name>-mini.md
 GRIDS = ("grid", "phenomena", *TABLES)
+MINI = "mini"  # the base that all of these but `grid` measure on
 EXAMINED = ("prompts", "pool", "pairs", "reference", "scores")  # how a base is examined: what a protocol may say in place of the sections
 SECTIONS = {*GRIDS, *EXAMINED, "bases", "protocols", "methods", "attacks", "report", "resources"}
 GRID = ("attacks", "bases", "concepts", "methods", "seeds")
@@ -241,7 +242,8 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
     """`grid` and those beside it: lists of names for every axis."""
     grid = mapping(section, params[section])
     known(section, grid, GRID)
-    allowed = {**params, "concepts": sheets.concepts(), "seeds": grid.get("seeds")}
+    bases = params["bases"] if section == "grid" else [MINI]
+    allowed = {**params, "concepts": sheets.concepts(), "seeds": grid.get("seeds"), "bases": bases}
     for axis in GRID:
         listed(f"{section}.{axis}", grid.get(axis), allowed[axis])
         for seed in grid[axis] if axis == "seeds" else ():
