@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from palimpsest.data import Images
+from palimpsest.types import hardware
 
 
 class Clip(NamedTuple):
@@ -29,7 +30,7 @@ def load(path: str) -> Clip:
     """CLIP from a folder or the hub, frozen, in single precision, with the normalisation of its own image processor."""
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    where = "cuda" if torch.cuda.is_available() else "cpu"
+    where = hardware()
     model = CLIPModel.from_pretrained(path, attn_implementation="eager").float().to(where).eval().requires_grad_(False)
     about = CLIPImageProcessor.from_pretrained(path)
     mean, std = (torch.tensor(value, device=where).view(1, 3, 1, 1) for value in (about.image_mean, about.image_std))

@@ -11,7 +11,7 @@ import torch
 
 from palimpsest import edits, families, missing
 from palimpsest.diffusion import guided
-from palimpsest.types import Model, Reader
+from palimpsest.types import Model, Reader, hardware
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class, and what must hold where a checkpoint's own sampler says nothing
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
@@ -40,8 +40,8 @@ def load(base: dict[str, Any], *erasures: edits.Erasure, device: str | None = No
         FileNotFoundError: nothing that can be read is there; the message says what to do.
         ValueError: the base asks for what its family, its checkpoint or the device does not have.
     """
-    where, half = device or ("cuda" if torch.cuda.is_available() else "cpu"), base.get("precision") == "bf16"
-    if half and where.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
+    where, half = torch.device(device or hardware()), base.get("precision") == "bf16"
+    if half and where.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(f"precision: {torch.cuda.get_device_name()} has no bfloat16; say `precision: fp32` for this base in params.yaml")
     with border(base):
         pipe = opened(base)

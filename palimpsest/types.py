@@ -15,6 +15,11 @@ Level = Any  # t: an integer in [0, 1000), or a float where a sampler's levels l
 Mix = list[tuple[Text, float]]  # an affine mix of the model's own predictions: weights sum to one
 
 
+def hardware() -> torch.device:
+    """What networks compute on: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Steered(NamedTuple):
     """A guidance that is no mix: of these texts' predictions it makes one, and hands a state on from each step to the next."""
 

@@ -80,11 +80,6 @@ def judge(entries: Entries, detector: Mapping[str, Any]) -> Judge:
     return look
 
 
-def device() -> torch.device:
-    """Where networks look at pictures: on the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @torch.no_grad()
 def distances(images: Images, reference: Images | None, look: Callable[[Tensor, Tensor], Tensor], batch: int = 128) -> Tensor:
     """How far each picture is from the reference's for the same prompt and seed, "n"; not a number where the reference has none.

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from palimpsest.data import Images, Scores, to_bytes
-from palimpsest.scores import device, instrument, tensors
+from palimpsest.scores import instrument, tensors
+from palimpsest.types import hardware
 
 SIDE = 299
 
@@ -39,7 +40,7 @@ def load(weights: str, digest: str) -> Any:
     copy.seek(0)
     network = FeatureExtractorInceptionV3("inception", ["2048"], copy)
     layers = takewhile(lambda named: named[0] != "fc", network.named_children())
-    return torch.nn.Sequential(*(layer for _, layer in layers), torch.nn.Flatten()).to(device()).eval()
+    return torch.nn.Sequential(*(layer for _, layer in layers), torch.nn.Flatten()).to(hardware()).eval()
 
 
 def ready(weights: str, digest: str) -> None:
@@ -64,7 +65,7 @@ RESIZES: Mapping[str, Callable[[Tensor], Tensor]] = {"pytorch-fid": bilinear, "c
 @torch.no_grad()
 def features(network: Any, pixels: Tensor, resize: str, batch: int = 32) -> Tensor:
     """The features of pictures in [-1, 1], "n 2048"."""
-    return torch.cat([network(RESIZES[resize](part).to(device())).cpu() for part in pixels.split(batch)])
+    return torch.cat([network(RESIZES[resize](part).to(hardware())).cpu() for part in pixels.split(batch)])
 
 
 def score(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from palimpsest.data import Images, Scores, to_picture, to_tensor
-from palimpsest.scores import device, distances, instrument, published, tensors
-from palimpsest.types import Count
+from palimpsest.scores import distances, instrument, published, tensors
+from palimpsest.types import Count, hardware
 
 
 @cache
@@ -34,7 +34,7 @@ def load(net: str, backbone: str | None) -> tuple[Any, Path]:
     if missing := sorted(set(names.values()) - set(state)):
         raise ValueError(f"{file} has no {missing[0]}; net: {net} needs the weights that torchvision publishes for it")
     distance.net.load_state_dict({mine: state[theirs] for mine, theirs in names.items()})
-    return distance.to(device()).eval(), file
+    return distance.to(hardware()).eval(), file
 
 
 def ready(net: str, backbone: str | None) -> None:
@@ -66,7 +66,7 @@ def score(
     distance, file = load(net, backbone)
 
     def look(ours: Tensor, theirs: Tensor) -> Tensor:
-        return distance(*(resized(pixels, size).to(device()) for pixels in (ours, theirs))).flatten()
+        return distance(*(resized(pixels, size).to(hardware()) for pixels in (ours, theirs))).flatten()
 
     by = instrument("lpips", file, net=net, size=size)
     return Scores({"perceptual": distances(images, reference, look, 32)}, {"perceptual": "LPIPS"}, instruments={"perceptual": by})

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from palimpsest.data import Images, Scores, to_picture
-from palimpsest.scores import device, instrument, published, tensors
+from palimpsest.scores import instrument, published, tensors
+from palimpsest.types import hardware
 
 
 @cache
@@ -25,7 +26,7 @@ def load(form: str, weights: str | None) -> tuple[Any, Any, Path]:
     card = ResNet50_Weights[form]
     network, file = resnet50(), published(card.url, weights)
     network.load_state_dict(tensors(file))
-    return network.to(device()).eval(), card, file
+    return network.to(hardware()).eval(), card, file
 
 
 def ready(form: str, weights: str | None) -> None:
@@ -37,7 +38,7 @@ def probabilities(network: Any, card: Any, pixels: Tensor) -> Tensor:
     """Of the classes, "n 1000", for pictures "n 3 h w" in [-1, 1]."""
     transforms = card.transforms()
     seen = torch.stack([transforms(to_picture(one)) for one in pixels])
-    return network(seen.to(device())).softmax(-1).cpu()
+    return network(seen.to(hardware())).softmax(-1).cpu()
 
 
 def score(

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from palimpsest.data import Images, Scores, to_picture
-from palimpsest.scores import device, there
-from palimpsest.types import Count
+from palimpsest.scores import there
+from palimpsest.types import Count, hardware
 
 ARCHITECTURE = "yolov8n-cls.yaml"
 
@@ -25,7 +25,7 @@ def train(folder: Path, weights: Path, *, size: int, epochs: int, batch: int, se
 
     model = YOLO(ARCHITECTURE)
     model.train(
-        data=str(folder), imgsz=size, epochs=epochs, batch=batch, seed=seed, device=device().type, workers=0, amp=False, pretrained=False,
+        data=str(folder), imgsz=size, epochs=epochs, batch=batch, seed=seed, device=hardware().type, workers=0, amp=False, pretrained=False,
         optimizer="AdamW", lr0=2e-3, cos_lr=True, auto_augment=None, erasing=0.1, scale=0.85, fliplr=0.5, hsv_h=0.01, hsv_s=0.2, hsv_v=0.2,
         project=str(work), name="yolo", exist_ok=True, plots=False, deterministic=True,
     )  # fmt: skip
@@ -44,7 +44,7 @@ def load(weights: Path) -> tuple[torch.nn.Module, list[str]]:
     model = ClassificationModel(ARCHITECTURE, nc=len(names), verbose=False)
     state = load_file(there(weights))
     model.load_state_dict({name: value.to(model.state_dict()[name].dtype) for name, value in state.items()})
-    return model.to(device()).eval(), names
+    return model.to(hardware()).eval(), names
 
 
 def ready(weights: str) -> None:
@@ -54,7 +54,7 @@ def ready(weights: str) -> None:
 @torch.no_grad()
 def probabilities(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Class probabilities "n classes" for pictures "n 3 h w" in [0, 1]."""
-    return torch.cat([model(part.to(device()))[0].cpu() for part in pixels.split(128)])
+    return torch.cat([model(part.to(hardware()))[0].cpu() for part in pixels.split(128)])
 
 
 def cut(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
