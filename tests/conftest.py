@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from palimpsest import data, models, pieces, resume
 from palimpsest.diffusion import guided
+from palimpsest.methods import ca
 from palimpsest.mini import unet as mini_unet
 from palimpsest.mini import world
 from palimpsest.prompts import grammar
@@ -103,7 +104,8 @@ def on_disk(manifest: Path, rows: Sequence[data.Prompt], pixels: Sequence[torch.
 def double(images: data.Images, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything in float64: Adam's first steps are signs of gradients, and make much of a rounding where one is nearly zero."""
     read = data.to_tensor
-    monkeypatch.setattr(data, "to_tensor", lambda picture: read(picture).double())
+    for module in (data, ca):
+        monkeypatch.setattr(module, "to_tensor", lambda picture: read(picture).double())
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
