@@ -5,21 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
 from typing import Any
 
 import pretend
 import pytest
 import test_plugins
 import torch
-from conftest import MINI, TOP, random_model
+from conftest import MINI, random_model
 from families import PIPELINES, random_pipeline
 from test_plugins import ATTACKS, METHODS, attacked, erased
+from test_scores import MINI as JUDGES
 from torch import Tensor
 from torch.testing import assert_close
 
 from palimpsest import data, diffusion, edits, families, models, pairs, scores, types
 from palimpsest.attacks import cce
+from palimpsest.methods import esd
 from palimpsest.types import Model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # of float64: what is several operations there may be one kernel on the CPU
@@ -139,7 +140,6 @@ def test_drawing_and_redrawing(name: str, there: There, images: Any) -> None:
 def test_an_edit_and_an_attack_on_every_family(name: str, there: There, concept: Any, images: Any, plain: Any) -> None:
     with there():
         model = moved(models.adapted(random_pipeline(name)))
-        esd = import_module("palimpsest.methods.esd")
         if not families.lacks(model, "cross-attention"):
             made = esd.erase(model, concept, images, seed=1, steps=1, batch=2, sampler_steps=4)
             assert made.tensors and all(value.isfinite().all() for value in made.tensors.values())
@@ -149,19 +149,11 @@ def test_an_edit_and_an_attack_on_every_family(name: str, there: There, concept:
 
 def test_judges(there: There, images: Any) -> None:
     """Of the embedded model, by the function that the scripts call."""
-    clip = {"clip_model": str(TOP / "data/mini/clip")}
-    entries = {
-        "objects": {"of": "yolo", "settings": {"weights": str(TOP / "data/mini/judge.safetensors")}},
-        "styles": {"of": "style", "settings": {**clip, "styles": {"plain": "a photo", "crayon": "a crayon drawing"}}},
-        "clip_score": {"of": "clip_score", "settings": clip},
-        "features": {"of": "features", "settings": {**clip, "name": "FID-mini"}},
-        "perceptual": {"of": "perceptual", "settings": {**clip, "name": "LPIPS-mini"}},
-    }
 
     def made(model: Model) -> dict[str, Tensor]:
         prompts = data.Prompts([row.prompt for row in images.rows[:2]])
         pictures = data.Images.of(prompts.rows, diffusion.drawn(model, prompts, steps=2, guidance=4.0, batch=2))
-        return scores.together(entries, pictures, images).columns
+        return scores.together(JUDGES, pictures, images).columns
 
     expected = made(models.load(MINI))
     model = models.load(MINI)
