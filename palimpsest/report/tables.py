@@ -24,7 +24,8 @@ and Styles; the best of a column is bold, the second in italics. ASR is of promp
 plainly count where the attack asks plainly first.
 """
 
-WEAK, ROBUST = ("uce", "esd", "ca", "fmn"), ("stereo", "dm2")  # methods that the papers find broken by attacks, and those that withstand
+WEAK = ("uce", "esd", "ca", "fmn")  # methods that the papers find broken by attacks
+ROBUST = ("stereo", "dm2", "dm2-long")  # and those that withstand
 
 
 def head(section: str, images: int, others: int, seeds: int) -> str:

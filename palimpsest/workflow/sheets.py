@@ -25,8 +25,8 @@ FIELDS: dict[str, type] = {  # of a concept
     "sensitive": bool,
     "detectors": dict,
 }
-JUDGE: dict[str, type] = {"score": str, "classes": list}  # what a detector has
-BESIDE: dict[str, type] = {"take": str, "threshold": float, "readings": dict}  # what it may have
+JUDGE: dict[str, type] = {"score": str, "classes": list, "take": str, "threshold": float, "readings": dict}  # of a detector
+NEEDED = ("score", "classes")  # of these
 TAKES = ("sum", "max")
 KINDS = ("inappropriate", "object", "style")
 VARYING = ("words", "anchor")  # fields that may differ between the judges of a concept: {mini: ..., papers: ...}
@@ -99,7 +99,7 @@ def concept(name: str) -> dict[str, Any]:
     for field, kind in FIELDS.items():
         varying = field in VARYING and isinstance(fields[field], dict)
         for key, value in fields[field].items() if varying else [("", fields[field])]:
-            typed(f"{file}: {field}{key and '.'}{key}", value, kind, filled=field != "near")
+            check_field(f"{file}: {field}{key and '.'}{key}", value, kind, filled=field != "near")
     for judges, judge in fields["detectors"].items():
         check_judge(f"{file}: detectors.{judges}", judge)
     for field in [field for field in VARYING if isinstance(fields[field], dict)]:
@@ -110,18 +110,18 @@ def concept(name: str) -> dict[str, Any]:
 
 def check_judge(key: str, judge: Any) -> None:
     """A detector: what it has, and nothing that nobody reads."""
-    typed(key, judge, dict)
-    for field in sorted({*JUDGE, *judge}):
-        if field not in {**JUDGE, **BESIDE}:
-            raise ParamsError(f"{key}: unknown {field!r}{near(field, [*JUDGE, *BESIDE])}")
-        typed(f"{key}.{field}", judge.get(field), {**JUDGE, **BESIDE}[field])
+    check_field(key, judge, dict)
+    for field in sorted({*NEEDED, *judge}):
+        if field not in JUDGE:
+            raise ParamsError(f"{key}: unknown {field!r}{near(field, sorted(JUDGE))}")
+        check_field(f"{key}.{field}", judge.get(field), JUDGE[field])
     if judge.get("take", TAKES[0]) not in TAKES:
         raise ParamsError(f"{key}.take: unknown {judge['take']!r}{near(judge['take'], TAKES)}")
     for name, classes in judge.get("readings", {}).items():
-        typed(f"{key}.readings.{name}", classes, list)
+        check_field(f"{key}.readings.{name}", classes, list)
 
 
-def typed(key: str, value: Any, kind: type, filled: bool = True) -> None:
+def check_field(key: str, value: Any, kind: type, filled: bool = True) -> None:
     """A field of a sheet; lists are of words."""
     words = kind is not list or (isinstance(value, list) and all(isinstance(word, str) for word in value))
     right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
