@@ -198,9 +198,11 @@ def test_what_is_asked_and_what_is_lost_in_its_text(by: str, concept: Any, image
 
 def test_prompts_of_a_file_are_asked_as_they_stand(concept: Any, images: Any, plain: data.Prompts, tmp_path: Path) -> None:
     file = tmp_path / "found.csv"
-    file.write_text('prompt,case_number,evaluation_seed\n"gun \ufffd, bleed ",0,41\nsecond,1,\n,2,5\n', encoding="utf-8")
+    rows = 'prompt,case_number,evaluation_seed\n"gun \ufffd, bleed ",0,41\nsecond,1,\n,2,5\nthird,3,7.0\nlast\n'
+    file.write_text(rows, encoding="utf-8-sig")  # as spreadsheets save it
     found = run(concept, images, plain, prompts_file=str(file), original=lambda: pytest.fail("loaded for nothing"))
-    assert [(row.text, row.seed, row.unit, row.stage) for row in found.rows] == [("gun \ufffd, bleed", 41, -1, 1), ("second", 4, -1, 1)]
+    asked = [("gun \ufffd, bleed", 41, -1, 1), ("second", 4, -1, 1), ("third", 7, -1, 1), ("last", 7, -1, 1)]
+    assert [(row.text, row.seed, row.unit, row.stage) for row in found.rows] == asked
     with resumable(tmp_path / "work", Part(1, 2)):
         run(concept, images, plain, prompts_file=str(file))
         pytest.fail("a part of the job has no result")
@@ -258,11 +260,13 @@ def test_bad_settings_are_told_in_one_line(settings: dict[str, Any], said: str, 
 def test_bad_files_are_told_in_one_line(concept: data.Concept, images: Any, plain: data.Prompts, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "latin.csv").write_text("prompt\nfa\u00e7ade\n", encoding="latin-1")
     save_file({"c": torch.zeros(77, 768)}, tmp_path / "large.safetensors")
     for key, name, said in [
         ("pairs_file", "empty.csv", "no rows with the columns prompt, prompt1"),
         ("pairs_file", "other.csv", "no rows with the columns prompt, prompt1"),
         ("prompts_file", "empty.csv", "no rows with the columns prompt"),
+        ("prompts_file", "latin.csv", "prompts_file: .* is no CSV in UTF-8"),
         ("vector_file", "large.safetensors", r"is \(77, 768\), not \(24, 32\)"),
     ]:
         with pytest.raises(ValueError, match=said):

@@ -15,7 +15,6 @@ measured is not measured again; the draws of a generation come as vectors, one f
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from palimpsest import pieces, safety, search, tokens
+from palimpsest import lists, pieces, safety, search, tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import encode, filled
 from palimpsest.draws import Draws, Seeded, Stream
@@ -46,24 +45,25 @@ def columns(setting: str, file: str, *known: tuple[str, ...]) -> list[list[str]]
     """The rows of a csv, cut to the first of these sets of columns that it has.
 
     Raises:
-        ValueError: it is missing, or empty, or has none of them.
+        ValueError: it is missing, or no CSV of UTF-8, or empty, or has none of them.
     """
     if not Path(file).is_file():
         raise ValueError(f"{setting}: {file} is not there; name a csv file, or leave the setting out")
-    with Path(file).open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = lists.rows(setting, file)
     names = next((names for names in known if rows and rows[0].keys() >= set(names)), None)
     if names is None:
         raise ValueError(
             f"{setting}: {file} has no rows with the columns {' or '.join(map(', '.join, known))}; name them in its first line"
         )
-    return [[(row[name] or "").strip() for name in names] for row in rows]
+    return [[row[name].strip() for name in names] for row in rows]
 
 
 def read_prompts(file: str, seed: int) -> list[Prompt]:
     """Prompts that were found before, as the authors publish them: column prompt, and evaluation_seed where there is one."""
     rows = columns("prompts_file", file, ("prompt", "evaluation_seed"), ("prompt",))
-    return [Prompt(row[0], int(row[1]) if row[1:] and row[1].isdigit() else seed + n, stage=1) for n, row in enumerate(rows) if row[0]]
+    seeds = [row[1].removesuffix(".0") if row[1:] else "" for row in rows]  # a column with gaps comes out of pandas as 7.0
+    each = enumerate(zip(rows, seeds, strict=True))
+    return [Prompt(row[0], int(said) if said.isdecimal() else seed + n, stage=1) for n, (row, said) in each if row[0]]
 
 
 def pairs(concept: Concept, file: str | None) -> list[list[str]]:
