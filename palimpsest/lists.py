@@ -93,15 +93,21 @@ def rows(key: str, file: str, *columns: str) -> list[dict[str, str]]:
     return found
 
 
+def whole(said: str) -> int | None:
+    """A whole number as a CSV has it, be it as 7.0, as pandas writes a column with gaps; None where it is none."""
+    figures = re.fullmatch(r"\s*(\d+)(?:\.0*)?\s*", said)
+    return int(figures[1]) if figures else None
+
+
 def seeded(setting: str, file: str, said: str) -> int:
-    """A seed as a CSV has it, be it as 7.0.
+    """A seed as a CSV has it.
 
     Raises:
         ValueError: it is no whole number.
     """
-    if not (figures := re.fullmatch(r"\s*(\d+)(?:\.0*)?\s*", said)):
+    if (seed := whole(said)) is None:
         raise ValueError(f"prompts: {setting}: {file} has {said!r} for a seed; write a whole number there")
-    return int(figures[1])
+    return seed
 
 
 def unsafe(concept: Concept, file: str) -> list[Prompt]:

@@ -69,7 +69,7 @@ WRONG = [
     ("bases/mini/steps", ..., ["bases.mini.steps", "missing"]),
     ("pool/images", "many", ["pool.images", "'many'", "int"]),
     ("pairs/images", ..., ["pairs.images", "missing", "int"]),
-    ("pairs/tries", -1, ["pairs.tries", "-1", "write 0 or more"]),
+    ("pairs/tries", -1, ["pairs.tries", "-1", "write 1 or more, or 0"]),
     ("pairs/images", 0, ["pairs.images", "0", "write 1 or more"]),
     ("pool/images", 0, ["pool.images", "0", "write 1 or more"]),
     ("pool/anchors", -1, ["pool.anchors", "-1", "write 0 or more"]),

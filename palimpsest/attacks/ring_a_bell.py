@@ -61,9 +61,9 @@ def columns(setting: str, file: str, *known: tuple[str, ...]) -> list[list[str]]
 def read_prompts(file: str, seed: int) -> list[Prompt]:
     """Prompts that were found before, as the authors publish them: column prompt, and evaluation_seed where there is one."""
     rows = columns("prompts_file", file, ("prompt", "evaluation_seed"), ("prompt",))
-    seeds = [row[1].removesuffix(".0") if row[1:] else "" for row in rows]  # a column with gaps comes out of pandas as 7.0
+    seeds = [lists.whole(row[1]) if row[1:] else None for row in rows]
     each = enumerate(zip(rows, seeds, strict=True))
-    return [Prompt(row[0], int(said) if said.isdecimal() else seed + n, stage=1) for n, (row, said) in each if row[0]]
+    return [Prompt(row[0], seed + n if own is None else own, stage=1) for n, (row, own) in each if row[0]]
 
 
 def pairs(concept: Concept, file: str | None) -> list[list[str]]:

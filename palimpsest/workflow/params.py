@@ -49,12 +49,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "sampler": ("ddim", "pndm", "dpm", "lms", "euler", "flow"),
 }
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
-LEAST: dict[str, dict[str, int]] = {
-    "bases": {"steps": 1, "batch": 1, "others_on_disk": 0},
-    "pool": {"images": 1, "anchors": 0, "captions": 0, "seed": 0},
-    "pairs": {"images": 1, "tries": 0},
-    "report": {"examples": 0},
-}
+LEAST = {"steps": 1, "batch": 1, "images": 1, "others_on_disk": 0, "anchors": 0, "captions": 0, "seed": 0, "examples": 0}  # of these fields
 STAGES: dict[str, dict[str, type]] = {
     "pool": {"images": int, "anchors": int, "captions": int, "seed": int},
     "pairs": {"images": int, "strength": float, "tries": int, "negative": str, "sampler": str},
@@ -141,23 +136,24 @@ def check_examined(section: str, key: str, said: Any) -> None:
 
 def check_fields(key: str, said: Any, fields: Mapping[str, type] = REPORT) -> None:
     known(key, mapping(key, said), fields)
-    section = key.rpartition(".")[2]
     for field, kind in fields.items():
-        if field not in {**UNSAID.get(section, {}), **said}:
+        if field not in {**UNSAID.get(key.rpartition(".")[2], {}), **said}:
             raise ParamsError(f"params.yaml: {key}.{field} is missing; write a {kind.__name__} there")
     for field, value in said.items():
-        fits(f"{key}.{field}", value, fields[field], LEAST[section])
+        fits(f"{key}.{field}", value, fields[field])
 
 
-def fits(key: str, value: Any, kind: type, lowest: Mapping[str, int]) -> None:
-    """The value of a field is of its type, and no smaller than the least that its section names for it."""
+def fits(key: str, value: Any, kind: type) -> None:
+    """The value of a field is of its type, and not below its least."""
     typed(key, value, kind)
     field = key.rpartition(".")[2]
-    if field in lowest:
-        least(key, value, lowest[field])
+    if field in LEAST:
+        least(key, value, LEAST[field])
 
 
 def check_pairs(key: str, pairs: Mapping[str, Any]) -> None:
+    if pairs["tries"] < 0:
+        raise ParamsError(f"params.yaml: {key}.tries: {pairs['tries']} is no number of tries; write 1 or more, or 0 to take what comes")
     if not 0 < pairs["strength"] <= 1:
         raise ParamsError(f"params.yaml: {key}.strength: {pairs['strength']} is no share of the schedule; write more than 0 and at most 1")
     known(f"{key}.negative", [pairs["negative"]], NEGATIVES)
@@ -172,7 +168,7 @@ def check_base(name: str, base: Any, protocols: Mapping[str, Any]) -> None:
     if "protocol" in base:
         known(f"bases.{name}.protocol", [base["protocol"]], protocols)
     for field, value in base.items():
-        fits(f"bases.{name}.{field}", value, BASE[field], LEAST["bases"])
+        fits(f"bases.{name}.{field}", value, BASE[field])
         if field in CHOICES:
             known(f"bases.{name}.{field}", [value], CHOICES[field])
     for field in ("path", "unet"):
