@@ -112,9 +112,10 @@ def apply(model: Model, erasure: Erasure) -> Model:
 class Edit:
     """A trainable change of a model. With the edit on, the model is the student; inside `off()` it is the teacher, as it was on entry."""
 
-    def __init__(self, model: Model, trained: dict[str, nn.Parameter], kind: Kind) -> None:
+    def __init__(self, model: Model, trained: dict[str, nn.Parameter], kind: Kind, aside: bool = False) -> None:
         self.model, self.trained, self.kind = model, trained, kind
-        self.original = {name: p.detach().clone() for name, p in trained.items()} if kind == "weights" else {}
+        kept = trained if kind == "weights" else {}
+        self.original = {name: p.detach().to("cpu" if aside else p.device, copy=True) for name, p in kept.items()}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -140,7 +141,7 @@ class Edit:
 
     def swap(self, values: Mapping[str, Tensor]) -> None:
         for name, p in self.trained.items():
-            p.data = values[name]
+            p.data = values[name].to(p.device)
 
     def erasure(self, log: Any = (), found: Mapping[str, Tensor] | None = None) -> Erasure:
         """The change as it stands now."""
@@ -148,9 +149,13 @@ class Edit:
 
 
 @contextmanager
-def dense(model: Model, where: str) -> Iterator[Edit]:
-    """Train the parameters that `where` names; the model is as it was on leaving, bit for bit."""
-    edit = Edit(model, parameters(model, where), "weights")
+def dense(model: Model, where: str, *, aside: bool = False) -> Iterator[Edit]:
+    """Train the parameters that `where` names; the model is as it was on leaving, bit for bit.
+
+    Args:
+        aside: their values on entry wait in the main memory: for what never asks the teacher.
+    """
+    edit = Edit(model, parameters(model, where), "weights", aside)
     for p in edit.parameters:
         p.requires_grad_(True)
     try:

@@ -73,6 +73,9 @@ def descend(
 
     Returns:
         one row a step: step, loss, gradient_norm before clipping, and `noted`.
+
+    Raises:
+        ValueError: loss or gradient is no longer a finite number.
     """
     descent = OPTIMISERS[optimiser](parameters, lr=lr, **options)
     own, shared = places(title, sweep or {}, range(every, steps + 1, every) if every else ())
@@ -88,17 +91,19 @@ def descend(
                 value = loss(step)
                 value.backward(inputs=wanted)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip is not None else math.inf)
-                row = {"loss": value, "gradient_norm": norm, **(noted or {})}
-                log.append({"step": step, **{name: scalar.item() for name, scalar in row.items()}})
+                row = {name: scalar.item() for name, scalar in {"loss": value, "gradient_norm": norm, **(noted or {})}.items()}
+                if not math.isfinite(row["loss"] + row["gradient_norm"]):
+                    raise ValueError(f"{title}: at step {step} loss or gradient is no finite number; lower the learning rate")
+                log.append({"step": step, **row})
                 descent.step()
                 if after:
                     after(step)
                 bar.set_postfix(loss=f"{log[-1]['loss']:.4g}", refresh=False)
-                now = time.perf_counter()
-                due = own if step + 1 == steps or now - last >= pause else None
+                now, ended = time.perf_counter(), step + 1 == steps
+                due = own if ended or now - last >= pause else None
                 for file in filter(None, (due, shared.get(step + 1))):
-                    last = now
-                    keep(file, parameters, descent, generator, log, spent + now - started)
+                    keep(file, parameters, None if ended and file is own else descent, generator, log, spent + now - started)
+                    last = time.perf_counter()  # behind the writing, which may take longer than the pause
     finally:
         for parameter in parameters:
             parameter.grad = None
@@ -155,15 +160,15 @@ def resumed(
 def keep(
     file: Path,
     parameters: Sequence[Tensor],
-    descent: torch.optim.Optimizer,
+    descent: torch.optim.Optimizer | None,
     generator: torch.Generator | None,
     log: Log,
     seconds: float,
 ) -> None:
-    """Write one checkpoint, whole or not at all."""
+    """Write one checkpoint, whole or not at all; of a training that has ended without the optimiser, which is most of it."""
     state = {
         "parameters": [p.detach() for p in parameters],
-        "optimiser": descent.state_dict(),
+        "optimiser": descent.state_dict() if descent else None,
         "generator": generator.get_state() if generator else None,
         "log": log,
         "seconds": seconds,
@@ -180,7 +185,8 @@ def restore(
     state = torch.load(file, weights_only=True, map_location=parameters[0].device)
     for parameter, kept in zip(parameters, state["parameters"], strict=True):
         parameter.copy_(kept)
-    descent.load_state_dict(state["optimiser"])
+    if state["optimiser"]:
+        descent.load_state_dict(state["optimiser"])
     if generator is not None:
         generator.set_state(state["generator"].cpu())
     return state["log"], state["seconds"]

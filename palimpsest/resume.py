@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,6 +48,7 @@ class Kept:
     shared: dict[str, str] = field(default_factory=dict)  # what was shared: name -> key
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    laps: dict[str, float] = field(default_factory=dict)  # seconds of what `lap` names, those of earlier runs included
 
     def place(self, name: str, settings: Mapping[str, Any]) -> tuple[str, Path]:
         """Key and place, without an ending, of what jobs share that differ in nothing but settings that are not among these.
@@ -94,6 +96,16 @@ def resumable(folder: Path, part: Part | None = None, shares: Shares | None = No
 def kept() -> Kept | None:
     """That of the innermost `resumable`, where there is one."""
     return _resume.get()
+
+
+@contextmanager
+def lap(name: str) -> Iterator[None]:
+    """Count what the block took, in earlier runs too, beside the seconds of the whole job."""
+    kept, began = _resume.get(), time.perf_counter()
+    before = kept.seconds if kept else 0.0
+    yield
+    if kept:
+        kept.laps[name] = kept.seconds - before + time.perf_counter() - began
 
 
 def peak_memory_mb() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,9 +14,10 @@ import test_plugins
 import torch
 from conftest import MINI, random_model
 from families import PIPELINES, random_pipeline
-from test_plugins import ATTACKS, METHODS, attacked, erased
+from test_plugins import ATTACKS, METHODS, attacked, erased, living
 from test_scores import MINI as JUDGES
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.testing import assert_close
 
 from palimpsest import data, diffusion, edits, families, models, pairs, scores, types
@@ -100,6 +102,26 @@ def test_method(name: str, double: None, there: There, concept: Any, images: Any
         made = erased(name, moved(random_model()), concept, images)
     assert_close(here(made.tensors), here(expected.tensors), **CLOSE)
     assert_close(here(made.found), here(expected.found), **CLOSE)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_device_holds_an_original_once_and_where_it_is_asked(name: str, there: There, concept: Any, images: Any) -> None:
+    """Beside what is trained: never twice, and not at all by the methods without a teacher."""
+    held: list[Counter[str]] = []
+
+    def look(*_: Any) -> None:
+        found = [key for edit in living(edits.Edit) for key, value in edit.original.items() if type(value) is pretend.There]
+        held.append(Counter(found))
+
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        with there():
+            erased(name, moved(random_model()), concept, images)
+    finally:
+        hook.remove()
+    counts = [count for one in held for count in one.values()]
+    assert max(counts, default=0) <= 1
+    assert bool(counts) == (name in ("advunlearn", "esd", "stereo"))  # the others learn low-rank factors or nothing, or have no teacher
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from palimpsest import optimise
 from palimpsest.optimise import Log, descend, drawn, rate
-from palimpsest.resume import resumable
+from palimpsest.resume import lap, resumable
 
 
 class Killed(Exception):
@@ -116,3 +118,46 @@ def test_schedules() -> None:
     assert [rate({5: 0.1, 8: 0.01}, step, 10) for step in (0, 4, 5, 7, 8)] == [1, 1, 0.1, 0.1, 0.01]
     assert rate("cosine", 5, 10) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
     assert rate("constant", 9, 10) == 1
+
+
+def test_a_checkpoint_that_is_long_in_writing_is_not_written_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, clock, w = [], iter(range(10**6)), torch.zeros(1, requires_grad=True)
+
+    def slow(file: Path, *_: object) -> None:
+        written.append(file)
+        for _ in range(100):
+            next(clock)
+
+    monkeypatch.setattr(optimise, "keep", slow)
+    monkeypatch.setattr(optimise.time, "perf_counter", lambda: float(next(clock)))
+    with resumable(tmp_path):
+        descend(lambda _: w.pow(2).sum(), [w], steps=50, lr=0.1, pause=20.0)
+    assert len(written) == 3  # at steps 20 and 40, and at the end
+
+
+def test_a_finished_descent_leaves_no_state_of_its_optimiser(tmp_path: Path) -> None:
+    train(tmp_path)
+    states = [torch.load(file, weights_only=True) for file in sorted(tmp_path.glob("descent-*.pt"))]
+    assert len(states) == 2 and all(state["optimiser"] is None and len(state["log"]) == 30 for state in states)
+
+
+@pytest.mark.parametrize("loss", [lambda w: w.sum() / 0, lambda w: (w.sum() - w.sum().detach()).abs().sqrt()])
+def test_a_training_that_diverges_ends_in_one_line(loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    w = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match="mine: at step 0 loss or gradient is no finite number; lower the learning rate"):
+        descend(lambda _: loss(w), [w], steps=3, lr=0.1, title="mine")
+    assert w.tolist() == [1, 1] and w.grad is None
+
+
+def test_laps_count_what_earlier_runs_spent(tmp_path: Path) -> None:
+    def run() -> dict[str, float]:
+        w = torch.zeros(1, requires_grad=True)
+        with resumable(tmp_path) as kept:
+            for name in ("first", "second"):
+                with lap(name):
+                    descend(lambda _: time.sleep(0.02) or w.pow(2).sum(), [w], steps=4, lr=0.1)
+        return kept.laps
+
+    whole, again = run(), run()
+    assert set(whole) == set(again) == {"first", "second"}
+    assert all(0.08 <= seconds < 5 for seconds in (*whole.values(), *again.values()))  # the second run trained nothing

@@ -194,7 +194,7 @@ def test_each_round_is_taught_by_the_model_on_its_entry(
     """The second round's teacher has forgotten the first text; REO's is the original, bit for bit."""
     opened, applied = [], []
     dense, apply = edits.dense, edits.apply
-    monkeypatch.setattr(edits, "dense", lambda model, where: (opened.append(state(model)), dense(model, where))[1])
+    monkeypatch.setattr(edits, "dense", lambda model, where, **how: (opened.append(state(model)), dense(model, where, **how))[1])
     monkeypatch.setattr(edits, "apply", lambda model, erasure: (applied.append(erasure), apply(model, erasure))[1])
     before = state(tiny)
     stereo.erase(tiny, concept, images, seed=3, **SMALL)

@@ -33,9 +33,10 @@ from palimpsest.data import Concept, Images, to_picture, to_tensor
 from palimpsest.diffusion import encode, moments, noise, noised, posterior, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Count, Latents, Model
+from palimpsest.types import Count, Latents, Model, NotNegative, Positive
 
 NEEDS = ("cross-attention",)  # of families/: without it not defined
+PICTURES = {"anchor": 1}  # the least of each role that it learns from
 WHERE = {"cross-attn": "unet.*attn2.to_[kv].weight", "attn": "unet.*.to_[qkvo]*", "full": "unet.*"}
 FAR, CLOSE = ("a far away ", "very small "), ("zoomed in ", "close up ")
 
@@ -183,27 +184,13 @@ def distinct(items: Sequence[Any]) -> tuple[list[Any], Tensor]:
 
 
 def erase(
-    model: Model,
-    concept: Concept,
-    images: Images,
-    *,
-    seed: int,
-    variant: Literal["model-based", "noise-based"] = "model-based",
-    form: Literal["diffusers", "compvis"] = "diffusers",
-    trained: Literal["cross-attn", "attn", "full"] = "cross-attn",
-    captions: Literal["official", "pairs"] = "official",
-    targets: list[str] | None = None,
-    augment: bool | None = None,
-    hflip: bool = True,
-    prior_weight: float = 0.0,
-    teacher: Literal["current", "frozen"] = "current",
-    detach_start: bool = True,
-    steps: Count = 100,
-    lr: float = 1.6e-5,
-    batch: Count = 8,
-    weight_decay: float = 0.01,
-    clip: float | None = 1.0,
-) -> Erasure:
+    model: Model, concept: Concept, images: Images, *, seed: int,
+    variant: Literal["model-based", "noise-based"] = "model-based", form: Literal["diffusers", "compvis"] = "diffusers",
+    trained: Literal["cross-attn", "attn", "full"] = "cross-attn", captions: Literal["official", "pairs"] = "official",
+    targets: list[str] | None = None, augment: bool | None = None, hflip: bool = True, prior_weight: NotNegative = 0.0,
+    teacher: Literal["current", "frozen"] = "current", detach_start: bool = True, steps: Count = 100, lr: Positive = 1.6e-5,
+    batch: Count = 8, weight_decay: NotNegative = 0.01, clip: Positive | None = 1.0,
+) -> Erasure:  # fmt: skip
     """Fine-tune the UNet to say of the concept's prompts what it says of the anchor's. Defaults: the recipe for styles and objects.
 
     Args:
@@ -245,6 +232,6 @@ def erase(
         value = masked(guess[:batch] - goal, masks[shown[first]])
         return value + prior_weight * (guess[batch:] - eps[batch:]).pow(2).mean() if prior_weight else value
 
-    with edits.dense(model, WHERE[trained]) as edit, start_detached(model, detach_start):
+    with edits.dense(model, WHERE[trained], aside=teacher == "current") as edit, start_detached(model, detach_start):
         log = descend(loss, edit.parameters, steps=steps, lr=lr, clip=clip, generator=draws, title="ca", weight_decay=weight_decay)
         return edit.erasure(log)

@@ -32,8 +32,9 @@ from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
 from palimpsest.reuse import once
 from palimpsest.tokens import Words
-from palimpsest.types import Count, Mix, Model, Text
+from palimpsest.types import Count, Mix, Model, NotNegative, Positive, Text
 
+PICTURES = {"pool": "rounds"}  # the least of each role that it learns from
 WHERE = {  # linear and convolution layers
     "noxattn": "unet.* !*norm* !*attn2*",
     "xattn": "unet.*attn2.*",
@@ -168,7 +169,7 @@ def search(
     def fresh() -> torch.Generator:
         return draws.manual_seed(seed) if reset_seeds else draws
 
-    with edits.dense(model, WHERE[common.layers]):  # trains nothing itself: it brings the original back
+    with edits.dense(model, WHERE[common.layers], aside=True):  # trains nothing itself: it brings the original back
         for k in range(rounds):
             texts, word = encode(model, erased, words), f"ste-{k:02}"
 
@@ -207,14 +208,15 @@ def reo(
 
 def erase(
     model: Model, concept: Concept, images: Images, *, seed: int,
-    rounds: int = 4, eta: float = 0.0, ste_steps: int = 200, ste_lr: float = 5e-6, invert_steps: int = 3000, invert_lr: float = 5e-3,
+    rounds: int = 4, eta: float = 0.0, ste_steps: int = 200, ste_lr: Positive = 5e-6, invert_steps: int = 3000, invert_lr: Positive = 5e-3,
     invert_batch: Count = 1, vectors: Count = 1, start_from: Literal["word", "piece"] = "word", reset_seeds: bool = True,
-    adversarial: int = 4, w_pos: float = 1.0, w_neg: float = 3.0, away: Literal["all", "shown"] = "all", anchors: Count = 1,
-    steps: int = 200, lr: float = 2e-5, layers: Literal["noxattn", "xattn", "selfattn", "full"] = "noxattn",
+    adversarial: int = 4, w_pos: NotNegative = 1.0, w_neg: NotNegative = 3.0, away: Literal["all", "shown"] = "all", anchors: Count = 1,
+    steps: int = 200, lr: Positive = 2e-5, layers: Literal["noxattn", "xattn", "selfattn", "full"] = "noxattn",
     names: Literal["first", "all"] = "first", batch: Count = 1, sampler_steps: Count = 50, guidance: float = 3.0,
     latent_alignment: Literal["exact", "legacy"] = "legacy", stage: Literal["reo", "ste"] = "reo",
 ) -> Erasure:  # fmt: skip
-    """STE, then REO on the original weights. The erasure's `found` holds the learned words: entries that differ in REO alone share them.
+    """STE, then REO on the original weights. The erasure's `found` holds the learned words: entries that differ in REO alone, that is in
+    `adversarial` to `lr` below, share them.
 
     Args:
         rounds: K of STE, each on its own share of the pictures.

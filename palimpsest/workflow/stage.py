@@ -102,14 +102,15 @@ class Stage:
 
     @contextmanager
     def cost(self, file: str, kept: resume.Kept) -> Iterator[None]:
-        """What the work inside took, interrupted runs and other parts included: seconds, peak memory of a process in MB.
+        """What the work inside took, interrupted runs and other parts included: seconds, those of its laps, peak memory in MB.
 
         Not in the artifact, since it differs from run to run.
         """
         started = time.perf_counter()
         yield
         seconds, peak = kept.seconds + time.perf_counter() - started, max(kept.peak_memory_mb, resume.peak_memory_mb())
-        write_json(Path(file), {"seconds": round(seconds, 2), "peak_memory_mb": round(peak)})
+        laps = {"laps": {name: round(spent, 2) for name, spent in kept.laps.items()}} if kept.laps else {}
+        write_json(Path(file), {"seconds": round(seconds, 2), "peak_memory_mb": round(peak), **laps})
 
 
 def part_of(text: str | None) -> resume.Part | None:
@@ -162,7 +163,7 @@ def perform(stage: Stage, job: jobs.Job, body: Callable[[Stage], None]) -> None:
             print(f"kept: nothing that {job.name} reads has changed")
             return
         if "base" in job.names:
-            ready.check(stage.params, job.names["base"])
+            ready.check(stage.params, job.names["base"], job.names)
         if not stage.part:
             begun = memory.begun(job)
             memory.started(job).touch()
