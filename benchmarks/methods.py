@@ -71,6 +71,13 @@ CASES = {
     "esd": Case("esd", ESD, "both texts of guidance and target in one call, rows together; texts encoded once"),
     "esd-x-strict": Case("esd", ESD, "the same", {"variant": "x-strict"}),
     "esd-u": Case("esd-u", ESD, "the same"),
+    "esd-2025": Case(
+        "esd",
+        (Stage("step", "steps", 16, 8),),
+        "x_t of 8 steps and of all rows in one batch, their targets too; texts encoded once",
+        {"form": "2025", "eta": 2.0},
+        turns=1,
+    ),
     "esd-full": Case("esd-u", ESD, "the same", {"variant": "full"}),
     "ca": Case("ca", (Stage("step", "steps", 12),), "each view's moments and each text once; a step's two calls are the official ones"),
     "salun": Case(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import cosine_similarity, interpolate
 
 from palimpsest.data import Images
 from palimpsest.types import hardware
@@ -72,3 +72,19 @@ def maps(clip: Clip, pixels: Tensor, batch: int = 128) -> list[Tensor]:
         states = clip.model.vision_model(prepared(clip, part), output_hidden_states=True).hidden_states
         layers.append([torch.nn.functional.normalize(state[:, 1:], dim=-1).cpu() for state in states[1:]])
     return [torch.cat(layer) for layer in zip(*layers, strict=True)]
+
+
+def signals(x_c: Tensor, x_r: Tensor, x_i: Tensor, texts: Tensor) -> dict[str, float]:
+    """The five signals of Dark Miner's Table S7, as cosines in [-1, 1], averaged over the verifier's pictures: how near is what c draws ...
+
+    to the texts "a photo" and "a <concept> photo" ("2 d"), to the anchor's pictures x_r, to the loop's pictures x_i of the pool; and
+    `delta`, the proposed one (Equation 6): what c adds to the anchor's picture beside what the pool's pictures add to it.
+    """
+    photo, text = (cosine_similarity(x_c, row[None]).mean().item() for row in texts)
+    return {
+        "photo": photo,
+        "text": text,
+        "reference": cosine_similarity(x_c, x_r).mean().item(),
+        "pool": cosine_similarity(x_c[:, None], x_i[None], dim=-1).mean().item(),
+        "delta": cosine_similarity((x_c - x_r)[:, None], x_i[None] - x_r[:, None], dim=-1).mean().item(),
+    }

@@ -91,6 +91,20 @@ class Prompt(NamedTuple):
         return cls(**{**fields, "ids": tuple(fields.get("ids", ()))})
 
 
+def said(setting: str, text: str, *place: str, **names: str) -> str:
+    """The text of a setting with what its braces stand for: {} for `place`, {name} for what has that name.
+
+    Raises:
+        ValueError: others are in it.
+    """
+    try:
+        return text.format(*place, **names)
+    except (LookupError, ValueError, AttributeError) as error:
+        wrong = f"unknown {{{error.args[0]}}}" if isinstance(error, KeyError) else f"{error}"
+        allowed = ", ".join(f"{{{name}}}" for name in (*("" for _ in place), *names))
+        raise ValueError(f"{setting}: {wrong} in {text!r}; allowed: {allowed}") from None
+
+
 def texts(file: Path) -> dict[str, list[str]]:
     """The prompt lists of a prompts file, by name."""
     return json.loads(file.read_text())["texts"]

@@ -8,7 +8,16 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
-Count = Annotated[int, "1 or more"]  # a setting; where a plug-in says `int`, it takes 0 too
+# what settings are, where it is more than their type (workflow/signatures.py); where a plug-in says `int`, it takes 0 too
+Count = Annotated[int, "1 or more"]
+Timestep = Annotated[int, "0 to 999"]
+Timesteps = Annotated[int, "1 to 1000"]  # so many of them
+Positive = Annotated[float, "more than 0"]
+NotNegative = Annotated[float, "0 or more"]
+Share = Annotated[float, "0 to 1"]
+Portion = Annotated[float, "more than 0, at most 1"]
+File = Annotated[str, "a file"]
+Weights = Annotated[str, "a folder, or a name on the hub"]
 Latents = Tensor
 Text = Tensor  # what a text is to the network: what cross-attention sees, and behind it whatever else the family has (families/)
 Level = Any  # t: an integer in [0, 1000), or a float where a sampler's levels lie between

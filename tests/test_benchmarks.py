@@ -23,7 +23,10 @@ from palimpsest.workflow.signatures import registry
 sys.path.append(str(TOP / "benchmarks"))
 methods, sd14, bases = (import_module(name) for name in ("methods", "sd14", "bases"))
 SMALL: dict[str, list[dict[str, Any]]] = {
-    "esd": [{"variant": v, "steps": 2, "batch": 2, "lr": 1e-3, "sampler_steps": 4, "eta": 1.5} for v in ("x", "x-strict", "u", "full")],
+    "esd": [
+        {"steps": 2, "batch": 2, "lr": 1e-3, "sampler_steps": 4, "eta": 1.5, **more}
+        for more in (*({"variant": v} for v in ("x", "x-strict", "u", "full")), {"form": "2025", "steps": 5, "ahead": 2})
+    ],
     "ca": [{"steps": 3, "batch": 2, "lr": 1e-3}],
     "salun": [{"batch": 4, "lr": 1e-3, "alpha": 0.3, "epochs": 2}],
     "duo": [{"steps": 3, "batch": 2, "rank": 2, "base_lr": 1e-2}],

@@ -316,6 +316,8 @@ class Counted:
     "settings, says",
     [({"vectors": 0}, "vectors is 0"), ({"template": "a photo"}, "template"), ({"template": "a photo", "use_ti": False}, "template"),
      ({"ti_template": "a photo"}, "ti_template"),
+     ({"template": "a photo of {concept}"}, r"^fmn: template: unknown {concept} in 'a photo of {concept}'; allowed: {}$"),
+     ({"template": "a photo of {"}, "^fmn: template: .* allowed: {}$"), ({"ti_template": "{} {}"}, "^fmn: ti_template: .* allowed: {}$"),
      ({"vectors": 30}, "does not fit"), ({"template": "a photo " * 20 + "{}", "use_ti": False}, "template")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_any_work(tiny: Model, concept: Any, images: Any, settings: dict, says: str) -> None:

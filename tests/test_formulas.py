@@ -121,12 +121,11 @@ def test_esd_is_its_program_written_out(form: Any, alignment: Any, tiny: Model, 
     torch.testing.assert_close(dict(made.tensors), {name: p.detach() for name, p in weights.items()}, atol=1e-6, rtol=0)  # moved by 6e-3
 
 
-def test_esd_legacy_stops_at_steps_2_to_50_of_a_schedule_that_begins_at_step_1() -> None:
+def test_esd_legacy_stops_at_steps_2_to_50() -> None:
     draws = torch.Generator().manual_seed(0)
     made = [esd.stop("2023", "legacy", 50, draws) for _ in range(20000)]
-    assert {(first, until) for first, until, _ in made} == {(1, until) for until in range(2, 51)}
-    assert {t for _, _, t in made} == set(range(1000))
-    for _, until, t in made:
+    assert {until for until, _ in made} == set(range(2, 51)) and {t for _, t in made} == set(range(1000))
+    for until, t in made:
         level = 981 - 20 * until  # of x_t; -19 is the end of the schedule, where k is 1 or, with a label below 20, 0
         assert t is not None and (39 <= t - level <= 58 or (until == 50 and t < 20))
 
@@ -169,6 +168,25 @@ def test_uce_defaults_are_the_official_ones(form: Any, kind: Any, plain: Any, wr
     made = [uce.erase(tiny, concept, None, seed=0, form=form, **some) for some in settings]  # type: ignore[arg-type]
     assert torch.equal(made[0].tensors["right"], made[1].tensors["right"])
     assert not torch.allclose(made[0].tensors["right"], torch.eye(32), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"form": "2025", "lamb": 0.0}, {"form": "2025", "lamb": 0.0, "retain": ["a dog", "a cat"]}, {"lamb": -0.5}], ids=str
+)
+def test_uce_without_one_solution_is_refused(tiny: Model, concept: Any, settings: Any) -> None:
+    with pytest.raises(ValueError, match=f"^uce: lamb is {settings['lamb']}, .* make it above 0"):
+        uce.erase(tiny, concept, None, seed=0, **settings)  # type: ignore[arg-type]
+
+
+def test_uce_takes_lamb_0_of_enough_texts(tiny: Model, concept: Any) -> None:
+    assert uce.erase(tiny, concept, None, seed=0, lamb=0.0, retain=["", "a castle"]).tensors["right"].isfinite().all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lists", [{}, {"train": ()}])
+@pytest.mark.parametrize("retain", [[], None])
+def test_uce_without_texts_to_train_on_says_so(tiny: Model, concept: Any, lists: Any, retain: Any) -> None:
+    with pytest.raises(ValueError, match=r"^uce: texts is 'train', but church has none; run gen_prompts or set texts: words$"):
+        uce.erase(tiny, replace(concept, texts=lists), None, seed=0, texts="train", retain=retain)  # type: ignore[arg-type]
 
 
 def test_uce_with_the_word_itself_as_target_changes_nothing(tiny: Model, concept: Any, images: Any) -> None:

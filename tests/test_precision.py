@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from palimpsest import data, diffusion, edits, models
+from palimpsest.methods import fmn
 from palimpsest.types import Model
 
 TRAINED = [name for name in METHODS if name in SMALL]  # the others solve an equation, or change nothing
@@ -36,6 +37,13 @@ def test_a_method_makes_nearly_the_same_change(name: str, tiny: Model, concept: 
     assert not torch.equal(a, b)
     assert cosine_similarity(a, b, dim=0) > 0.9
     assert 0.95 < b.norm() / a.norm() < 1.05
+
+
+def test_attention_is_summed_in_single_precision(tiny: Model, concept: Any, images: Any) -> None:
+    """Forget-Me-Not's loss, whose maps are bfloat16."""
+    log = fmn.erase(tiny._replace(half=True), concept, images, seed=3, use_ti=False, steps=4, lr=1e-3).log["attention"]
+    losses = torch.tensor([row["loss"] for row in log])
+    assert not (losses == losses.bfloat16().float()).any()
 
 
 def test_pictures_are_nearly_the_same() -> None:

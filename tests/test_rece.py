@@ -80,6 +80,7 @@ def test_what_a_round_finds_means_the_concept_to_the_edited_model(tiny: Model, c
 
 def test_the_preset_is_that_of_the_three_official_programs() -> None:
     given = {name: preset("rece", "official", name) for name in ("nudity", "violence", "church", "french_horn", "van_gogh", "crayon")}
+    assert given == {name: preset("rece", "darkminer", name) for name in given}, "which fills in what Dark Miner did not run"
     assert {name: (more["rho"], more["rounds"]) for name, more in given.items()} == {
         "nudity": (0.1, 3), "violence": (0.1, 2), "church": (1e-3, 1), "french_horn": (0.1, 1), "van_gogh": (1e-3, 1), "crayon": (1e-3, 1),
     }  # fmt: skip

@@ -295,10 +295,23 @@ def test_missing_pictures_are_named_before_any_work(tiny: Model, concept: Concep
         salun.erase(tiny, concept, without, seed=0)
 
 
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, 1e-9, float("nan")])
 def test_a_share_that_is_none_is_refused(tiny: Model, concept: Concept, images: Images, share: float) -> None:
-    with pytest.raises(ValueError, match="share is"):
-        salun.erase(tiny, concept, images, seed=0, share=share)
+    with pytest.raises(ValueError, match=f"^salun: share is {share}; .* make it enough for one, and 1 at most$"):
+        salun.erase(tiny._replace(vae=None), concept, images, seed=0, share=share)
+
+
+def test_a_share_of_one_weight_is_one(tiny: Model, concept: Concept, images: Images) -> None:
+    total = sum(p.numel() for p in tiny.unet.parameters())
+    made = salun.erase(tiny, concept, images, seed=3, share=1.5 / total, **QUICK).tensors
+    assert sum(int((value != edits.parameters(tiny, "unet.*")[name]).sum()) for name, value in made.items()) == 1
+
+
+@pytest.mark.parametrize("setting", ["forget_text", "remap_text", "retain_text"])
+def test_a_text_with_other_braces_is_refused(tiny: Model, concept: Concept, images: Images, setting: str) -> None:
+    settings: dict[str, Any] = {setting: "a {word}"}
+    with pytest.raises(ValueError, match=f"^salun: {setting}: unknown {{word}} in 'a {{word}}'; allowed: {{concept}}, {{adjective}}$"):
+        salun.erase(tiny._replace(vae=None), concept, images, seed=0, **settings)
 
 
 def test_texts_of_the_presets_name_the_concept(tiny: Model, concept: Concept, images: Images) -> None:

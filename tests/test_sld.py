@@ -89,6 +89,11 @@ def test_it_survives_the_disk(tiny: Model, concept: Any, images: Any, tmp_path: 
     assert torch.equal(drawn(edits.apply(tiny, loaded)), drawn(edits.apply(tiny, made)))
 
 
+def test_a_text_with_other_braces_is_refused(tiny: Model, concept: Any, images: Any) -> None:
+    with pytest.raises(ValueError, match=r"^sld: text: unknown {word} in '{word}'; allowed: {concept}$"):
+        sld.erase(tiny, concept, images, seed=0, text="{word}")
+
+
 def test_the_weights_stay(tiny: Model, concept: Any, images: Any, state: Any) -> None:
     before = state(tiny)
     erased = edits.apply(tiny, sld.erase(tiny, concept, images, seed=0))

@@ -28,10 +28,11 @@ from torch import Tensor
 
 from palimpsest import edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import denoise, encode, guided, legacy_stop, noise, predict, predictions
+from palimpsest.diffusion import encode, legacy_stop, noise, predict, predictions
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Count, Latents, Model, Text
+from palimpsest.partial import levels, partly
+from palimpsest.types import Count, Latents, Model, NotNegative, Positive
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
@@ -78,17 +79,6 @@ def stops(levels: Tensor, count: int, alignment: str, draws: torch.Generator) ->
         return stop, levels[stop]
     until, low, high = legacy_stop(stop, steps)
     return until, low + (torch.rand(count, generator=draws) * (high - low)).long()
-
-
-@torch.no_grad()
-def partly(model: Model, rows: Rows, texts: Text, null: Text, *, steps: int, start: int, guidance: float) -> Latents:
-    """x_t of all rows, each partly denoised under its text; those that go on longer go on together."""
-    x = noise(model, [torch.Generator().manual_seed(seed) for seed in rows.seed.tolist()])
-    for stop in rows.until.unique().tolist():
-        on = rows.until >= stop
-        x[on] = denoise(model, x[on], guided(texts[rows.text[on]], null, guidance), steps, stop, start)[0]
-        start = max(start, stop)
-    return x
 
 
 def attack(
@@ -144,18 +134,18 @@ def erase(
     texts: Literal["words", "train"] = "words",
     eta: float = 1.0,
     steps: int = 1000,
-    lr: float = 1e-5,
+    lr: Positive = 1e-5,
     batch: Count = 1,
     warmup: int = 200,
     attack_steps: int = 30,
-    attack_lr: float = 1e-3,
+    attack_lr: Positive = 1e-3,
     attack_words: Count = 1,
     attack_method: Literal["pgd", "fast_at"] = "pgd",
     attack_init: Literal["random", "latest", "zero"] = "random",
     attack_gradients: Literal["accumulated", "fresh"] = "accumulated",
     attack_last_update: Literal["dropped", "used"] = "dropped",
     attack_text: Literal["whole", "words"] = "whole",
-    gamma: float = 0.3,
+    gamma: NotNegative = 0.3,
     retain_batch: int = 5,
     retain_form: Literal["reg", "iter"] = "reg",
     sampler_steps: Count = 50,
@@ -178,12 +168,12 @@ def erase(
         retain_form: keep inside the same step (reg), or in one of its own behind each (iter, where gamma is 1).
         ahead: training steps whose x_t are drawn together while the text encoder is trained; no matter of results but of rounding.
     """
+    if latent_alignment == "legacy" and sampler_steps < 2:
+        raise ValueError(f"advunlearn: sampler_steps {sampler_steps} leaves latent_alignment legacy no step to stop at; make it 2 or more")
     said, others = texts_of(concept, texts, retain_batch)
     draws = torch.Generator().manual_seed(seed)
     originals, null = encode(model, [*said, *others]), encode(model, [""])
-    scheduler = type(model.scheduler).from_config(model.scheduler.config)
-    scheduler.set_timesteps(sampler_steps)
-    keeping = batches(len(others), retain_batch, draws)
+    keeping, schedule = batches(len(others), retain_batch, draws), levels(model, sampler_steps)
     apart = retain_form == "iter" and retain_batch > 0  # every second step of descent keeps, and only keeps
     ahead = ahead if train == "text_encoder" else 1  # elsewhere the UNet that draws x_t is another after every step
     table = model.text_encoder.get_input_embeddings().weight
@@ -195,7 +185,7 @@ def erase(
         word = int(torch.randint(len(said), (1,), generator=draws))
         kept = torch.zeros(0, dtype=torch.long) if apart and erased else next(keeping)
         copies = torch.tensor([batch] * attacks + [erased + len(kept)])  # all that a step learns from has one t
-        until, t = (field.repeat_interleave(copies) for field in stops(scheduler.timesteps, attacks + 1, latent_alignment, draws))
+        until, t = (field.repeat_interleave(copies) for field in stops(schedule, attacks + 1, latent_alignment, draws))
         text = torch.cat([torch.full((attacks * batch + erased,), word), len(said) + kept])
         start = torch.randint(len(model.tokenizer), (attack_words,), generator=draws)
         weight = torch.tensor([1 / batch] * erased + [(gamma if erased else 1.0) / max(len(kept), 1)] * len(kept))
@@ -211,10 +201,11 @@ def erase(
             """x_t, eps_0 under its text and under "", for each of `ahead` turns. Where the UNet is trained, the student draws x_t."""
             rows = [turn.rows for turn in turns[block * ahead : (block + 1) * ahead]]
             every = Rows(*(torch.cat(field) for field in zip(*rows, strict=True)))
-            first = 1 if latent_alignment == "legacy" else 0
-            x = partly(model, every, originals, null, steps=sampler_steps, start=first, guidance=guidance)
+            eps = noise(model, [torch.Generator().manual_seed(seed) for seed in every.seed.tolist()])
+            text, first = originals[every.text], int(latent_alignment == "legacy")
+            x = partly(model, eps, every.until, text, null, steps=sampler_steps, start=first, guidance=guidance)
             with edit.off():
-                e_c, e_null = predictions(model, x, every.t, [originals[every.text], null])
+                e_c, e_null = predictions(model, x, every.t, [text, null])
             return list(zip(*(part.split([len(row.t) for row in rows]) for part in (x, e_c, e_null)), strict=True))
 
         def attacked(turn: Turn, number: int, x: Latents, e_c: Latents) -> Tensor:

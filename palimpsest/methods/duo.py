@@ -33,7 +33,7 @@ from palimpsest.data import Concept, Images
 from palimpsest.diffusion import encode, moments, noise, noised, posterior, predictions
 from palimpsest.edits import Edit, Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Count, Latents, Model, Text
+from palimpsest.types import Count, Latents, Model, NotNegative, Positive, Text, Timestep, Timesteps
 
 NEEDS = ("cross-attention",)  # of families/: without it not defined
 
@@ -166,11 +166,12 @@ def composed(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def erase(
     model: Model, concept: Concept, images: Images, *, seed: int,
-    form: Literal["dpo", "kto", "naive"] = "dpo", adapters: Literal["one", "word"] = "one", beta: float = 500.0,
-    base_lambda: float = 1e6, base_lr: float = 3e-4, dynamic_lambda: bool = False, steps: int = 1000, batch: Count = 4, rank: Count = 32,
-    cross_attention: bool = False, t_min: int = 0, t_max: int = 750, share_t: bool = False, prior_t: int = 999,
-    no_grad: Literal["none", "ascent", "descent"] = "none", given_prompt: bool = False, optimiser: Literal["adamw", "adam"] = "adamw",
-    weight_decay: float = 1e-2, clip: float = 1.0, processes: Count = 1, ahead: Count = 1, checkpoint: int = 250,
+    form: Literal["dpo", "kto", "naive"] = "dpo", adapters: Literal["one", "word"] = "one", beta: Positive = 500.0,
+    base_lambda: NotNegative = 1e6, base_lr: Positive = 3e-4, dynamic_lambda: bool = False, steps: int = 1000, batch: Count = 4,
+    rank: Count = 32, cross_attention: bool = False, t_min: Timestep = 0, t_max: Timesteps = 750, share_t: bool = False,
+    prior_t: Timestep = 999, no_grad: Literal["none", "ascent", "descent"] = "none", given_prompt: bool = False,
+    optimiser: Literal["adamw", "adam"] = "adamw", weight_decay: NotNegative = 1e-2, clip: Positive = 1.0, processes: Count = 1,
+    ahead: Count = 1, checkpoint: int = 250,
 ) -> Erasure:  # fmt: skip
     """Low-rank factors of self-attention that prefer the pictures without the concept. The defaults are the official ones for nudity.
 

@@ -30,11 +30,11 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from palimpsest import edits, tokens
-from palimpsest.data import Concept, Images
+from palimpsest.data import Concept, Images, said
 from palimpsest.diffusion import both_ways, encode, noised, noisy, predict
 from palimpsest.edits import Erasure
 from palimpsest.optimise import Log, descend
-from palimpsest.types import Count, Model
+from palimpsest.types import Count, Model, NotNegative, Positive
 
 NEEDS = ("cross-attention", "one encoder")  # of families/: without them not defined
 
@@ -70,7 +70,8 @@ def probed(unet: Any) -> Iterator[list[Tensor]]:
 def energy(maps: list[Tensor], columns: Tensor) -> Tensor:
     """sum of A^2 over layers, heads, pixels and each row's own tokens. Maps "b*h p n" in [0, 1], columns bool "b n"."""
     marked = columns[:, None, None, :]
-    return torch.stack([(a.unflatten(0, (len(columns), -1)).pow(2) * marked).sum() for a in maps]).sum()
+    wide = [a.to(torch.promote_types(a.dtype, torch.float32)) for a in maps]  # autocast leaves them in bfloat16
+    return torch.stack([(a.unflatten(0, (len(columns), -1)).pow(2) * marked).sum() for a in wide]).sum()
 
 
 def columns(model: Model, text: str, name: str, learned: tokens.Words, use_pooler: str) -> Tensor:
@@ -85,7 +86,7 @@ def columns(model: Model, text: str, name: str, learned: tokens.Words, use_poole
     starts = [place for place, _ in places] if learned else [n for n in range(len(ids)) if ids[n : n + length] == said]
     named = {start + n for start in starts for n in range(length)}
     if not named:
-        raise ValueError(f"template, ti_template: {name!r} is not in {text!r}; write a short one with {{}} where the word stands")
+        raise ValueError(f"fmn: template, ti_template: {name!r} is not in {text!r}; write a short one with {{}} where the word stands")
     ends = [n for n, token in enumerate(ids) if token == model.tokenizer.eos_token_id and n not in named]
     named |= set(ends[: {"none": 0, "first_eos": 1, "all": len(ends)}[use_pooler]])
     return torch.tensor([n in named for n in range(len(ids))], device=model.device)
@@ -143,22 +144,22 @@ def erase(
     use_ti: bool = True,
     vectors: Count = 4,
     initialiser: str | None = None,
-    sigma: float = 1.0,
+    sigma: NotNegative = 1.0,
     template: str | None = None,
     ti_template: str | None = None,
     ti_steps: int = 500,
-    ti_lr: float = 1e-3,
-    ti_weight_decay: float = 0.1,
+    ti_lr: Positive = 1e-3,
+    ti_weight_decay: NotNegative = 0.1,
     ti_batch: Count = 1,
-    norm: float | None = 0.4,
+    norm: NotNegative | None = 0.4,
     use_pooler: Literal["none", "first_eos", "all"] = "all",
     trained: Literal["full", "attention"] = "full",
     loss: Literal["norm", "squares"] = "norm",
     steps: int = 35,
-    lr: float = 2e-6,
-    weight_decay: float = 0.01,
+    lr: Positive = 2e-6,
+    weight_decay: NotNegative = 0.01,
     batch: Count = 1,
-    clip: float | None = 1.0,
+    clip: Positive | None = 1.0,
     no_real_image: bool = False,
 ) -> Erasure:
     """Learn a word for the concept from the pool's pictures, then train the UNet's attention away from it. The word is kept as `found`.
@@ -185,7 +186,8 @@ def erase(
         raise ValueError(f"fmn: vectors is {vectors}; a learned word has at least one, or set use_ti: false")
     template = template or ("a photo in the style of {}" if concept.kind == "style" else "a photo of {}")
     names = [f"<{WORD}>"] if use_ti else list(concept.words)
-    texts, ti_text = [template.format(name) for name in names], (ti_template or template).format(names[0])
+    texts = [said("fmn: template", template, name) for name in names]
+    ti_text = said("fmn: ti_template", ti_template or template, names[0])
     draws = torch.Generator().manual_seed(seed)
     words = {WORD: start(model, initialiser or concept.word, vectors, sigma, draws)} if use_ti else {}
     marked = torch.stack([columns(model, text, name, words, use_pooler) for text, name in zip(texts, names, strict=True)])
@@ -200,7 +202,7 @@ def erase(
         )  # fmt: skip
 
     contexts = encode(model, texts, words)
-    with edits.dense(model, WHERE[trained]) as edit, probed(model.unet) as maps:
+    with edits.dense(model, WHERE[trained], aside=True) as edit, probed(model.unet) as maps:
 
         def attention(step: int) -> Tensor:
             maps.clear()

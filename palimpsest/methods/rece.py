@@ -29,7 +29,7 @@ from palimpsest import edits
 from palimpsest.closed_form import WHERE, Edited, matrix, states, tails
 from palimpsest.data import Concept, Images
 from palimpsest.edits import Erasure
-from palimpsest.types import Model
+from palimpsest.types import Model, NotNegative
 
 NEEDS = ("keys of the text",)  # of families/: without it not defined
 
@@ -58,16 +58,16 @@ def erase(
     *,
     seed: int,
     rounds: int = 3,
-    rho: float = 0.1,
+    rho: NotNegative = 0.1,
     regularisation: Literal["zero", "standard"] = "zero",
     target: str = " ",
     retain: list[str] | None = None,
-    lamb: float = 0.1,
-    erase_scale: float = 1.0,
-    preserve_scale: float = 0.1,
+    lamb: NotNegative = 0.1,
+    erase_scale: NotNegative = 1.0,
+    preserve_scale: NotNegative = 0.1,
     uce_retain: list[str] | None = None,
-    uce_lamb: float = 0.5,
-    uce_preserve_scale: float = 1.0,
+    uce_lamb: NotNegative = 0.5,
+    uce_preserve_scale: NotNegative = 1.0,
 ) -> Erasure:
     """One right matrix: UCE's, times one for each round.
 

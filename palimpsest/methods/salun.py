@@ -30,12 +30,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from palimpsest import edits
-from palimpsest.data import Concept, Images
+from palimpsest.data import Concept, Images, said
 from palimpsest.diffusion import encode, guided, moments, noisy, predict, predictions
 from palimpsest.edits import Erasure
 from palimpsest.optimise import descend
-from palimpsest.types import Count, Model, Text
+from palimpsest.types import Count, Model, NotNegative, Portion, Positive, Text
 
+PICTURES = {"pool": 1, "anchor": 1}  # the least of each role that it learns from
 WHERE = {"full": "unet.*", "xattn": "unet.*attn2*"}
 
 
@@ -152,17 +153,17 @@ def erase(
     form: Literal["2026", "2023"] = "2026",
     variant: Literal["full", "xattn"] = "full",
     rule: Literal["share", "median"] = "share",
-    share: float = 0.5,
+    share: Portion = 0.5,
     mask_guidance: float = 7.5,
     forget_text: str | None = None,
     remap_text: str | None = None,
     retain_text: str | None = None,
     pictures: Count = 800,
     shuffle: bool = False,
-    alpha: float = 0.1,
+    alpha: NotNegative = 0.1,
     epochs: int = 1,
     batch: Count = 8,
-    lr: float = 1e-5,
+    lr: Positive = 1e-5,
 ) -> Erasure:
     """Remap the concept's text to another under a mask of salient weights. Forget set: pool pictures; retained set: anchor pictures.
 
@@ -177,18 +178,20 @@ def erase(
         shuffle: retained pictures in random order.
         epochs: passes over the pictures to forget.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is {share}; the share of weights in the mask is above 0 and at most 1")
+    total = sum(p.numel() for p in model.unet.parameters())
+    if not (0 < share <= 1 and (int(total * share) or rule == "median")):
+        raise ValueError(f"salun: share is {share}; the mask takes that of {total} weights: make it enough for one, and 1 at most")
     forget, retained = first(images, "pool", pictures), first(images, "anchor", pictures)
     own, kept = ([row.prompt.text for row in some.rows] for some in (forget, retained))
     named = {"concept": concept.word, "adjective": concept.adjective}
-    forget_text, remap_text, retain_text = (text and text.format(**named) for text in (forget_text, remap_text, retain_text))
+    given = {"forget_text": forget_text, "remap_text": remap_text, "retain_text": retain_text}
+    forget_text, remap_text, retain_text = (text and said(f"salun: {name}", text, **named) for name, text in given.items())
     c_f, c_r = contexts(model, forget_text, own), contexts(model, retain_text, kept)
     c_remap = contexts(model, remap_text, [kept[n % len(kept)] for n in range(len(own))])
     z, z_r = moments(model, forget.pixels()), moments(model, retained.pixels())
     draws = torch.Generator().manual_seed(seed)
 
-    with edits.dense(model, WHERE["full"]) as edit:
+    with edits.dense(model, WHERE["full"], aside=True) as edit:
         sizes = saliency(model, edit.trained, z, c_f, guidance=mask_guidance, batch=batch, draws=draws)
     masks = select(sizes, share, rule)
     del sizes
@@ -204,7 +207,7 @@ def erase(
         said, denoised = predictions(model, torch.cat([x, x_r]), torch.cat([t, t_r]), [texts])[0].split([len(x), len(x_r)])
         return (said - goal).pow(2).mean() + alpha * (denoised - eps_r).pow(2).mean()
 
-    with edits.dense(model, WHERE[variant]) as edit, frozen(edit.trained, masks):
+    with edits.dense(model, WHERE[variant], aside=True) as edit, frozen(edit.trained, masks):
         log = descend(loss, edit.parameters, steps=len(steps), lr=lr, optimiser="adam", generator=draws, title="salun")
         made = edit.erasure(log)
         moved = {name: value for name, value in made.tensors.items() if not torch.equal(value, edit.original[name].cpu())}

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from palimpsest.data import Concept, Images
+from palimpsest.data import Concept, Images, said
 from palimpsest.edits import Erasure
-from palimpsest.types import Model
+from palimpsest.types import Model, Share
 
 NEEDS = ("noise",)  # of families/: without it not defined
 
@@ -56,8 +56,8 @@ def erase(
     warmup: int | None = None,
     scale: float | None = None,
     threshold: float | None = None,
-    momentum: float | None = None,
-    beta: float | None = None,
+    momentum: Share | None = None,
+    beta: Share | None = None,
 ) -> Erasure:
     """A guidance away from the safety text.
 
@@ -69,4 +69,4 @@ def erase(
     """
     given = {"warmup": warmup, "scale": scale, "threshold": threshold, "momentum": momentum, "beta": beta}
     settings = STRENGTHS[strength]._asdict() | {name: value for name, value in given.items() if value is not None}
-    return Erasure("guidance", guidance={"text": text.format(concept=", ".join(concept.words)), **settings})
+    return Erasure("guidance", guidance={"text": said("sld: text", text, concept=", ".join(concept.words)), **settings})

@@ -21,7 +21,7 @@ from torch import Tensor
 from palimpsest.closed_form import WHERE, Edited, last_word, matrix, states, tails
 from palimpsest.data import Concept, Images
 from palimpsest.edits import Erasure
-from palimpsest.types import Model
+from palimpsest.types import Model, NotNegative
 
 NEEDS = ("keys of the text",)  # of families/: without it not defined
 
@@ -46,9 +46,9 @@ def erase(
     texts: Literal["words", "train"] = "words",
     target: str | None = None,
     retain: list[str] | None = None,
-    lamb: float = 0.5,
-    erase_scale: float = 1.0,
-    preserve_scale: float | None = None,
+    lamb: NotNegative = 0.5,
+    erase_scale: NotNegative = 1.0,
+    preserve_scale: NotNegative | None = None,
 ) -> Erasure:
     """One right matrix for all cross-attention keys and values.
 
@@ -56,7 +56,11 @@ def erase(
         texts: what is edited: the concept's words, or its texts to train on, all together.
         target: what the words become; None is the official default (" " for paper, "art" for a style of 2025, else "").
         retain: texts to keep; None is the official default ([""] for paper, none for 2025).
+        lamb: l; 0 only where the texts have as many vectors as these have components.
         preserve_scale: s_p; None is the official default (max(0.1, 1/len(retain)) for paper, 1 for 2025).
+
+    Raises:
+        ValueError: the concept has no such texts, or with this l there is no one solution.
     """
     paper = form == "paper"
     if target is None:
@@ -65,9 +69,14 @@ def erase(
     if preserve_scale is None:
         preserve_scale = max(0.1, 1 / max(1, len(retain))) if paper else 1.0
 
-    erased = concept.words if texts == "words" else concept.texts["train"]
+    erased = concept.words if texts == "words" else concept.texts.get("train", ())
+    if not erased:
+        raise ValueError(f"uce: texts is {texts!r}, but {concept.name} has none; run gen_prompts or set texts: words")
     edited = [Edited(*pair(model, text, target, form), erase_scale) for text in erased]
     for text in retain:
         kept = states(model, text) if paper else states(model, text)[[last_word(model, text)]]
         edited.append(Edited(kept, kept, preserve_scale))
+    vectors, width = sum(len(old) for old, _, scale in edited if scale), edited[0].old.shape[1]
+    if lamb < 0 or (lamb == 0 and vectors < width):
+        raise ValueError(f"uce: lamb is {lamb}, with which {vectors} vectors of {width} have no one solution; make it above 0, as 0.5")
     return Erasure("matrix", {"right": matrix(edited, lamb).float()}, WHERE)
