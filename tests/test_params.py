@@ -55,7 +55,7 @@ WRONG = [
     ("methods/dm2/settings/tau", "much", ["methods.dm2.settings.tau", "'much'", "float"]),
     ("methods/dm2/settings/rank", 2.5, ["methods.dm2.settings.rank", "2.5", "int"]),
     ("methods/dm2/settings/mining", 1, ["methods.dm2.settings.mining", "bool"]),
-    ("methods/dm2/settings/mine_schedule", {"late": 0.1}, ["methods.dm2.settings.mine_schedule", "dict[int from 0, float]"]),
+    ("methods/dm2/settings/mine_schedule", {"late": 0.1}, ["methods.dm2.settings.mine_schedule", "dict[int from 0, float from 0] | None"]),
     ("methods/esd/settings/variant", "y", ["methods.esd.settings.variant", "'y'", "Literal"]),
     ("methods/uce-2025/of", "ucee", ["methods.uce-2025.of", "'ucee'", "did you mean 'uce'"]),
     ("resources/default/gpu", "one", ["resources.default.gpu", "'one'", "int"]),
@@ -101,7 +101,22 @@ WRONG = [
     ("grid/seeds", [-1], ["grid.seeds", "-1 is too small", "write 0 or more"]),
     ("bases/mini/steps", 0, ["bases.mini.steps", "write 1 or more"]),
     ("bases/mini/batch", 0, ["bases.mini.batch", "write 1 or more"]),
+    ("grid/seeds", [2**70], ["grid.seeds", "is too large", "write 4294967295 or less"]),
+    ("pool/seed", 4295, ["pool.seed", "4295 is too large", "write 4294 or less"]),
     ("report", ..., ["report", "missing"]),
+    ("methods/dm2/settings/lr", 0, ["methods.dm2.settings.lr: 0 is not of type float above 0;"]),
+    ("methods/dm2/settings/lr", float("nan"), ["methods.dm2.settings.lr: nan is not of type float above 0;"]),
+    ("methods/dm2/settings/schedule", {0: -1.0}, ["methods.dm2.settings.schedule: {0: -1.0}", "dict[int from 0, float from 0] | None;"]),
+    ("methods/dm2/settings/mine_clip", -1, ["methods.dm2.settings.mine_clip: -1 is not of type float above 0;"]),
+    ("methods/dm2/settings/replay", 7, ["methods.dm2.settings.replay: 7 is not of type float from 0 to 1;"]),
+    ("methods/dm2/settings/keep", ["foo"], ["methods.dm2.settings.keep: ['foo'] is not of type list[Literal['anchor', 'zero', 'minus']]"]),
+    ("methods/ca/settings/clip", 0, ["methods.ca.settings.clip: 0 is not of type float above 0 | None;"]),
+    ("methods/duo/settings/base_lambda", -1, ["methods.duo.settings.base_lambda: -1 is not of type float from 0;"]),
+    ("methods/duo/settings/prior_t", 5000, ["methods.duo.settings.prior_t: 5000 is not of type int from 0 to 999;"]),
+    ("methods/duo/settings/t_max", 2000, ["methods.duo.settings.t_max: 2000 is not of type int from 1 to 1000;"]),
+    ("attacks/qf/settings/agreement", 1.5, ["attacks.qf.settings.agreement: 1.5 is not of type float from 0 to 1;"]),
+    ("methods/dm2/settings/images_per_loop", 500, ["pool.images: 96 are too few for dm2 on mini", "write 500 or more, or lower its"]),
+    ("methods/dm2/settings/clip_model", "data/nowhere", ["methods.dm2.settings.clip_model: data/nowhere is not there", "put it there"]),
 ]
 
 
@@ -130,6 +145,42 @@ def test_a_judge_needs_its_score(project: Path) -> None:
     change(project, "grid", {**settings["grid"], "concepts": ["hate"], "bases": ["sd14"]})
     with pytest.raises(params.ParamsError, match=said):
         params.load()
+
+
+def test_pictures_that_a_method_learns_from_are_drawn(project: Path) -> None:
+    """In the grid before anything is made, elsewhere when it is asked for; of the pool that a base takes; not where a job is skipped."""
+    change(project, "pool/anchors", 0)
+    settings = params.load()
+    said = r"params\.yaml: pool\.anchors: 0 are too few for ca on mini; write 1 or more$"
+    with pytest.raises(params.ParamsError, match=said):
+        plan.plan("erase", {"concept": "church", "method": "ca", "base": "mini", "seed": "0"}, settings)
+    change(project, "grid/methods", ["none", "ca"])
+    with pytest.raises(params.ParamsError, match=said):
+        params.load()
+    change(project, "grid/bases", ["mini-without-church"])
+    with pytest.raises(params.ParamsError, match=said.replace("mini;", "mini-without-church;")):
+        params.load()
+    change(project, "grid", {**settings["grid"], "methods": ["none", "ca", "stereo"], "bases": ["sd3-medium"]})
+    change(project, "protocols/papers/pool/anchors", 0)
+    params.load()
+    change(project, "protocols/papers/pool/images", 1)
+    said = r"protocols\.papers\.pool\.images: 1 are too few for stereo on sd3-medium; write 2 or more, or lower its rounds$"
+    with pytest.raises(params.ParamsError, match=said):
+        params.load()
+
+
+def test_what_an_entry_opens_is_there(project: Path) -> None:
+    """A file, and a model whose name is a path. A text that opens nothing may be anything, and what is fetched comes later."""
+    given = {"concept": "church", "method": "none", "base": "mini", "seed": "0", "attack": "ring_a_bell"}
+    change(project, "attacks/ring_a_bell/settings/prompts_file", "nowhere.csv")
+    with pytest.raises(params.ParamsError, match=r"attacks\.ring_a_bell\.settings\.prompts_file: nowhere\.csv is not there; put it there"):
+        plan.plan("attack", given, params.load())
+    change(project, "attacks/ring_a_bell/settings/prompts_file", "data/external/i2p.csv")
+    plan.plan("attack", given, params.load())
+    change(project, "grid/methods", ["none", "dm2", "sld"])
+    change(project, "methods/sld/settings/text", "/nowhere")
+    change(project, "methods/dm2/settings/clip_model", "nobody/such-a-clip")
+    params.load()
 
 
 def test_broken_yaml_and_missing_file(project: Path) -> None:
@@ -293,12 +344,23 @@ def test_what_plug_ins_need_is_what_families_speak_of() -> None:
         )
 
 
+def test_what_plug_ins_learn_from_can_be_counted() -> None:
+    for axis in params.VARIED:
+        for name in signatures.registry(axis):
+            needed = signatures.literal(axis, name, "PICTURES") or {}
+            assert (
+                needed.keys() <= params.COUNTS.keys()
+                and {n for n in needed.values() if isinstance(n, str)} <= signatures.settings(axis, name).keys()
+            )
+
+
 def test_a_base_of_the_papers_takes_its_protocol(project: Path) -> None:
     """Presets in place of the settings for the embedded model, its own prompts, pool and scores; `under` stands on top."""
     change(project, "methods/esd-u/under", {"papers": {"preset": "official", "settings": {"steps": 7}}})
     settings = params.load()
     assert params.plugin(settings, "methods", "esd", "church", "sd14")[1] == {"variant": "x", "texts": "train"}
-    assert params.plugin(settings, "methods", "rece", "nudity", "sd14")[1] == {"rho": 0.1, "rounds": 3}, "there is no preset darkminer"
+    assert params.plugin(settings, "methods", "rece", "nudity", "sd14")[1] == {"rho": 0.1, "rounds": 3}
+    assert params.plugin(settings, "attacks", "sneaky", "nudity", "sd14")[1]["threshold"] == 0.26, "there is no preset darkminer"
     assert params.plugin(settings, "methods", "esd-u", "church", "sd14")[1] == {"variant": "u", "latent_alignment": "legacy", "steps": 7}
     assert params.plugin(settings, "methods", "esd", "church", "mini")[1] == settings["methods"]["esd"]["settings"]
     assert (

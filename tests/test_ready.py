@@ -59,6 +59,28 @@ def test_files_and_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tm
         ready.check(known, "tried")
 
 
+def test_models_of_the_method_and_the_attack_that_a_job_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults too; of no other job, and not of one that is skipped."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    known = settings()
+    known["bases"]["other"] = {**known["bases"]["tried"], "family": "pixart"}
+    known["methods"]["tried"] = {"of": "dm2", "settings": {"clip_model": "nobody/such-a-clip", "anchor": "nobody/such-a-text"}}
+    known["attacks"]["tried"] = {"of": "sneaky", "settings": {"clip_model": "such-a-clip"}}
+    for names, said in (
+        ({"method": "tried"}, r"methods\.tried of tried needs nobody/such-a-clip, which is not in the cache"),
+        ({"method": "dm2", "attack": "tried"}, r"attacks\.tried of tried needs such-a-clip, which is not in the cache"),
+    ):
+        with pytest.raises(ParamsError, match=said):
+            ready.check(known, "tried", {"concept": "church", **names})
+    known["methods"]["tried"]["settings"].pop("clip_model")
+    assert [text for *_, text in ready.opened(known, "tried", {"concept": "church", "method": "tried"})] == [
+        "openai/clip-vit-large-patch14"
+    ]
+    ready.check(known, "tried", {"concept": "church", "method": "dm2", "attack": "cce"})
+    ready.check(known, "tried", {"concept": "church"})
+    ready.check(known, "other", {"concept": "church", "method": "none", "attack": "tried"})
+
+
 def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")

@@ -44,8 +44,10 @@ def listed(key: str, said: Any, allowed: Iterable[object]) -> None:
     known(key, said, allowed)
 
 
-def least(key: str, value: Any, lowest: int) -> None:
-    """A whole number that is not below the lowest."""
+def least(key: str, value: Any, lowest: int, highest: float = float("inf")) -> None:
+    """A whole number that is not below the lowest, nor above the highest."""
     typed(key, value, int)
     if value < lowest:
         raise ParamsError(f"params.yaml: {key}: {value} is too small; write {lowest} or more")
+    if value > highest:
+        raise ParamsError(f"params.yaml: {key}: {value} is too large; write {highest} or less")

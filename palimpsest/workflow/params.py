@@ -5,12 +5,13 @@ Every complaint is one line: the key, what is allowed, what to do.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from palimpsest.workflow import demands, paths, sheets, signatures
+from palimpsest.workflow import demands, jobs, paths, sheets, signatures, undefined
 from palimpsest.workflow.complaints import ParamsError, known, least, listed, mapping, near, typed
 
 FILE = Path("params.yaml")
@@ -50,6 +51,9 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 BASE_NEEDS = ("path", "detectors", "steps", "guidance", "batch")
 LEAST = {"steps": 1, "batch": 1, "images": 1, "others_on_disk": 0, "anchors": 0, "captions": 0, "seed": 0, "examples": 0}  # of these fields
+MOST = {"seed": 4294}  # likewise: of a pool, whose pictures have the seeds from a million times this on
+SEED = 2**32 - 1  # the last that torch tells from others on a CPU
+LOCAL = ("data/", "./", "../", "/")  # how a path begins that no name on the hub can be
 STAGES: dict[str, dict[str, type]] = {
     "pool": {"images": int, "anchors": int, "captions": int, "seed": int},
     "pairs": {"images": int, "strength": float, "tries": int, "negative": str, "sampler": str},
@@ -61,6 +65,7 @@ UNSAID: dict[str, dict[str, Any]] = {
     "pairs": {"tries": 0, "negative": "concept", "sampler": "ddim"},
 }  # what holds where a section does not say it
 MEASURED = ("objects", "clip_score", "features", "perceptual")  # scores that every table reads
+COUNTS = {"pool": "images", "anchor": "anchors"}  # the field of `pool` that says how many pictures of a role are drawn
 VARIED = ("methods", "attacks")  # sections whose entries may differ between concepts and protocols
 PURPOSES = ("other", "near")  # of prompts that do not name the concept
 NEGATIVES = ("concept", "prompt", "none")  # what redrawn pictures are steered away from
@@ -83,6 +88,11 @@ def load(file: Path = FILE) -> dict[str, Any]:
 def examined(params: Mapping[str, Any], section: str, base: str) -> Any:
     """A section as it holds for a base: what the base's protocol says, where it says something, and else the section itself."""
     return protocol(params, base).get(section, params[section])
+
+
+def place(params: Mapping[str, Any], section: str, base: str) -> str:
+    """The key where a section stands as it holds for a base."""
+    return f"protocols.{params['bases'][base]['protocol']}.{section}" if section in protocol(params, base) else section
 
 
 def protocol(params: Mapping[str, Any], base: str) -> Mapping[str, Any]:
@@ -117,6 +127,10 @@ def check(params: Any) -> None:
     demands.check(params)
     for section in GRIDS:
         check_grid(params, section)
+    grid = params["grid"]
+    for concept, base, section in itertools.product(grid["concepts"], grid["bases"], VARIED):
+        for name in grid[section]:
+            plugin(params, section, name, concept, base)
 
 
 def check_examined(section: str, key: str, said: Any) -> None:
@@ -144,11 +158,11 @@ def check_fields(key: str, said: Any, fields: Mapping[str, type] = REPORT) -> No
 
 
 def fits(key: str, value: Any, kind: type) -> None:
-    """The value of a field is of its type, and not below its least."""
+    """The value of a field is of its type, not below its least and not above its most."""
     typed(key, value, kind)
     field = key.rpartition(".")[2]
     if field in LEAST:
-        least(key, value, LEAST[field])
+        least(key, value, LEAST[field], MOST.get(field, float("inf")))
 
 
 def check_pairs(key: str, pairs: Mapping[str, Any]) -> None:
@@ -173,8 +187,13 @@ def check_base(name: str, base: Any, protocols: Mapping[str, Any]) -> None:
             known(f"bases.{name}.{field}", [value], CHOICES[field])
     for field in ("path", "unet"):
         folder = base.get(field, "")
-        if folder.startswith(("data/", "./", "/")) and not Path(folder).exists():
+        if nowhere(folder):
             raise ParamsError(f"params.yaml: bases.{name}.{field}: {folder} is not there; `git checkout {folder}` or name another folder")
+
+
+def nowhere(text: str) -> bool:
+    """Whether a text is the path of something that is not there, and that is no name on the hub."""
+    return text.startswith(LOCAL) and not Path(text).exists()
 
 
 def check_plugin(folder: str, key: str, entry: Any, name: str = "") -> None:
@@ -253,7 +272,7 @@ def check_grid(params: Mapping[str, Any], section: str) -> None:
     for axis in GRID:
         listed(f"{section}.{axis}", grid.get(axis), allowed[axis])
         for seed in grid[axis] if axis == "seeds" else ():
-            least(f"{section}.seeds", seed, 0)
+            least(f"{section}.seeds", seed, 0, SEED)
         if axis in ("methods", "attacks") and "none" not in grid[axis]:
             raise ParamsError(f"params.yaml: {section}.{axis} leaves out 'none', beside which everything is measured; add it")
     for base in grid["bases"]:
@@ -268,7 +287,7 @@ def detector(params: Mapping[str, Any], concept: str, base: str) -> dict[str, An
         raise ParamsError(f"{file}: detectors has no {kind!r}, which bases.{base} asks for; add it")
     score, scores = detectors[kind]["score"], examined(params, "scores", base)
     if score not in scores:
-        key = f"protocols.{params['bases'][base]['protocol']}.scores" if "scores" in protocol(params, base) else "scores"
+        key = place(params, "scores", base)
         raise ParamsError(f"params.yaml: {key}: {file} judges {base} by {score!r}, and no entry is called so; add it{near(score, scores)}")
     return detectors[kind]
 
@@ -287,7 +306,8 @@ def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = ""
     """The file and the settings of an entry of methods or attacks for a base, with what it says for this concept on top.
 
     Raises:
-        ParamsError: the entry is another one with settings of its own, which do not count under the base's protocol.
+        ParamsError: the entry is another one with settings of its own, which do not count under the base's protocol; or it opens what is
+            not there, or learns from more pictures than are drawn.
     """
     by, said = params["bases"].get(base, {}).get("protocol"), params[section][name]
     of = said.get("of", name)
@@ -296,4 +316,25 @@ def plugin(params: Mapping[str, Any], section: str, name: str, concept: str = ""
             f"params.yaml: {section}.{name} would be {of} on {base}: presets of the protocol {by} stand in place of its settings; "
             f"write what is its own under `under: {{{by}: {{settings: ...}}}}`"
         )
-    return of, under(params, section, name, by, concept)
+    chosen = under(params, section, name, by, concept)
+    if base and not undefined.reason(params, {section.removesuffix("s"): name, "base": base}):
+        check_places(section, name, of, chosen)
+        check_pictures(params, section, name, of, chosen, base)
+    return of, chosen
+
+
+def check_places(section: str, name: str, of: str, chosen: Mapping[str, Any]) -> None:
+    """Files and folders that an entry opens are there, or are to be fetched. Of models on the hub ready.py speaks, once a job begins."""
+    for setting, kind, text in signatures.places(section, of, chosen):
+        if text not in sheets.external() and (nowhere(text) or (kind == "File" and not Path(text).exists())):
+            raise ParamsError(f"params.yaml: {section}.{name}.settings.{setting}: {text} is not there; put it there, or name another")
+
+
+def check_pictures(params: Mapping[str, Any], section: str, name: str, of: str, chosen: Mapping[str, Any], base: str) -> None:
+    """As many pictures of each role are drawn as PICTURES of the plug-in's file says, by a number or by a setting."""
+    whole, source = {**signatures.defaults(section, of), **chosen}, jobs.pool_of(base, params)
+    for role, need in (signatures.literal(section, of, "PICTURES") or {}).items():
+        key, drawn = f"{place(params, 'pool', source)}.{COUNTS[role]}", examined(params, "pool", source)[COUNTS[role]]
+        wanted, remedy = (whole[need], f", or lower its {need}") if need in whole else (need, "")
+        if drawn < wanted:
+            raise ParamsError(f"params.yaml: {key}: {drawn} are too few for {name} on {base}; write {wanted} or more{remedy}")

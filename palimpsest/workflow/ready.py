@@ -5,22 +5,23 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from palimpsest import missing
-from palimpsest.workflow import params, sheets, signatures
+from palimpsest.workflow import params, sheets, signatures, undefined
 from palimpsest.workflow.complaints import ParamsError
 from palimpsest.workflow.plan import texts
 
+NOBODY: Mapping[str, str] = {}  # a job without method and attack
 FOLDERS = {"prompts": "prompts", "reference": "references", "scores": "scores"}
 CARDS = ("model_index.json", "config.json")  # by which a model is known on the hub
 
 
-def check(settings: Mapping[str, Any], base: str) -> None:
-    """Whether everything is here with which a base is drawn, asked and judged.
+def check(settings: Mapping[str, Any], base: str, names: Mapping[str, str] = NOBODY) -> None:
+    """Whether everything is here with which a base is drawn, asked and judged, and what the method and the attack of a job's names open.
 
     Raises:
         ParamsError: something is not; the line names what needs it and how to get it.
@@ -33,8 +34,21 @@ def check(settings: Mapping[str, Any], base: str) -> None:
             remote = "base_url" in entry.get("settings", {})  # its model lies on another machine
             for text in () if remote else texts(entry):
                 found(f"{key(section, name)} of {base}", text)
+    for who, kind, text in opened(settings, base, names):
+        found(f"{who} of {base}", text)
+        if kind == "Weights":
+            model(f"{who} of {base}", text, None)
     said = settings["bases"][base]
     model(f"bases.{base}", said.get("config", said["path"]), said.get("revision"))
+
+
+def opened(settings: Mapping[str, Any], base: str, names: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Files and models that the method and the attack of a job open, each behind who does and what its setting is."""
+    for axis, section in undefined.AXES.items():
+        if axis in names and not undefined.reason(settings, {axis: names[axis], "base": base}):
+            of, chosen = params.plugin(settings, section, names[axis], names["concept"], base)
+            for _, kind, text in signatures.places(section, of, chosen):
+                yield f"{section}.{names[axis]}", kind, text
 
 
 def key(section: str, name: str) -> str:
@@ -55,7 +69,7 @@ def found(who: str, text: str) -> None:
     """Whether a file or a model that a setting names can be had."""
     if text in sheets.external() and not Path(text).exists():
         raise ParamsError(f"{who} needs {text}, which is not there; `snakemake --cores 1 {text}` fetches it")
-    if text.startswith(("data/", "./", "/")) and not Path(text).exists():
+    if params.nowhere(text):
         raise ParamsError(f"{who} needs {text}, which is not there; put it there, or name another in params.yaml")
     if text.count("/") == 1 and " " not in text and not Path(text).exists():
         model(who, text, None)
