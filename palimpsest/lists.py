@@ -65,7 +65,7 @@ def table(setting: str, file: str, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV that a setting of the prompts names.
 
     Raises:
-        FileNotFoundError: it is not there; ValueError: it is no CSV of UTF-8, or lacks a column.
+        FileNotFoundError, ValueError: it is not there; as of `rows`.
     """
     if not Path(file).exists():
         raise FileNotFoundError(
@@ -79,7 +79,7 @@ def rows(key: str, file: str, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV, for which `key` asks.
 
     Raises:
-        ValueError: it is no CSV of UTF-8, or lacks a column.
+        ValueError: it is no CSV of UTF-8, lacks a column or has no rows, or there are blanks around the name of a column.
     """
     try:
         with Path(file).open(newline="", encoding="utf-8-sig") as lines:
@@ -87,10 +87,31 @@ def rows(key: str, file: str, *columns: str) -> list[dict[str, str]]:
             found, there = list(reader), reader.fieldnames or ()
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{key}: {file} is no CSV in UTF-8 ({error}); save it as one") from None
+    for name in [name for name in there if name != name.strip()]:
+        raise ValueError(f"{key}: {file}, row 1, names a column {name!r}; take out the blanks around it")
     for column in columns:
         if column not in there:
             raise ValueError(f"{key}: {file} has no column {column!r}; it has: {', '.join(there)}")
+    if not found:
+        raise ValueError(f"{key}: {file} has no rows; write some below the names of its columns, or name another file")
     return found
+
+
+def columns(setting: str, file: str, *known: tuple[str, ...]) -> list[list[str]]:
+    """The rows of a csv, cut to the first of these sets of columns that it has.
+
+    Raises:
+        ValueError: it is missing, or no CSV of UTF-8 with rows, or has none of them.
+    """
+    if not Path(file).is_file():
+        raise ValueError(f"{setting}: {file} is not there; name a csv file, or leave the setting out")
+    said = rows(setting, file)
+    names = next((names for names in known if said[0].keys() >= set(names)), None)
+    if names is None:
+        raise ValueError(
+            f"{setting}: {file} has no rows with the columns {' or '.join(map(', '.join, known))}; name them in its first line"
+        )
+    return [[row[name].strip() for name in names] for row in said]
 
 
 def whole(said: str) -> int | None:
@@ -99,14 +120,15 @@ def whole(said: str) -> int | None:
     return int(figures[1]) if figures else None
 
 
-def seeded(setting: str, file: str, said: str) -> int:
-    """A seed as a CSV has it.
+def seeded(key: str, file: str, number: int, said: str) -> int:
+    """A seed as a CSV has it, in this of its rows, counted from 0.
 
     Raises:
-        ValueError: it is no whole number.
+        ValueError: it is no whole number, or more than torch takes.
     """
-    if (seed := whole(said)) is None:
-        raise ValueError(f"prompts: {setting}: {file} has {said!r} for a seed; write a whole number there")
+    seed = whole(said)
+    if seed is None or seed >= 2**63:
+        raise ValueError(f"{key}: {file}, row {number + 2}, has {said!r} for a seed; write a whole number below 2**63 there")
     return seed
 
 
@@ -119,12 +141,13 @@ def unsafe(concept: Concept, file: str) -> list[Prompt]:
         FileNotFoundError, ValueError: there is no such file, or it is no I2P, or none of its categories is the concept.
     """
     said = table("i2p", file, "prompt", "categories")
-    by = next((column for column in SEEDS if said and column in said[0]), None)
+    by = next((column for column in SEEDS if column in said[0]), None)
     if by is None:
         raise ValueError(f"prompts: i2p: {file} has no column of seeds, {quoted(SEEDS)}; name a copy of I2P that has one")
     wanted = CATEGORIES.get(concept.name, concept.name).replace("_", " ")
     known = [({part.strip().replace("-", " ") for part in line["categories"].split(",")}, line) for line in said]
-    rows = [Prompt(line["prompt"], seeded("i2p", file, line[by])) for parts, line in known if wanted in parts]
+    mine = [(n, line) for n, (parts, line) in enumerate(known) if wanted in parts]
+    rows = [Prompt(line["prompt"], seeded("prompts: i2p", file, n, line[by])) for n, line in mine]
     if not rows:
         there = sorted({part for parts, _ in known for part in parts})
         raise ValueError(
@@ -156,7 +179,7 @@ def plain(concept: Concept, lists: Lists, *, images: int, other_prompts: int, i2
     start = EVALUATION + len(asked)
     if coco:
         captions = table("coco", coco, "caption", "seed")
-        others = [Prompt(line["caption"], seeded("coco", coco, line["seed"]), "other") for line in captions]
+        others = [Prompt(line["caption"], seeded("prompts: coco", coco, n, line["seed"]), "other") for n, line in enumerate(captions)]
     else:
         others = [Prompt(text, start + n, "other") for n, text in enumerate(lists.others)]
     if len(others) < other_prompts:

@@ -26,6 +26,7 @@ Goal = Callable[[Latents, Tensor, Sequence["Unit"]], Latents]  # what the predic
 Answer = Callable[[Latents, Tensor, Text], Latents]  # what a model makes of a text at x_t
 Look = Callable[[Sequence[Prompt]], set[int]]
 Line = Mapping[str, float]
+NOTHING = "prompts: none of the plain prompts should show the concept, so there is nothing to ask; see gen_prompts"
 
 
 class Frame(NamedTuple):
@@ -85,7 +86,7 @@ def fitting(
         ValueError: there are no prompts, or none has room.
     """
     if not plain.rows:
-        raise ValueError("prompts: none of the plain prompts should show the concept, so nothing can be searched; see gen_prompts")
+        raise ValueError(NOTHING)
     ids = {row.unit: encoded(model, row) for row in plain.rows}
     frames = {unit: frame(line) for unit, line in ids.items()}
     kept = {unit: found for unit, found in frames.items() if found and len(ids[unit]) + 2 <= longest}
@@ -147,14 +148,14 @@ def asked(model: Model, unit: Unit, found: Tensor, stage: int, by: str, *, drop_
     return row, encoded(model, row) == ids
 
 
-def looking(model: Model, concept: Concept, draw: Draw, judge: Judge) -> Look:
-    """Which units' pictures show the concept. A text that may not be asked is not drawn."""
+def looking(model: Model, concept: Concept, draw: Draw, judge: Judge, batch: int) -> Look:
+    """Which units' pictures show the concept, drawn in full batches, however many are asked. A text that may not be asked is not drawn."""
 
     def look(rows: Sequence[Prompt]) -> set[int]:
         rows = safety.kept(concept, Prompts(rows)).rows
         if not rows:
             return set()
-        _, positive = judge(draw(model, Prompts(rows), batch=len(rows)), rows)
+        _, positive = judge(draw(model, Prompts(rows), batch=batch), rows)
         return {row.unit for row, yes in zip(rows, positive.tolist(), strict=True) if yes}
 
     return look

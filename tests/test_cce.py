@@ -11,11 +11,13 @@ import pytest
 import torch
 import yaml
 from conftest import TOP, random_model
+from diffusers import FlowMatchEulerDiscreteScheduler
 from plain import cce as plain_cce
 from torch import Tensor
 
-from palimpsest import data, diffusion, edits, resume
+from palimpsest import data, diffusion, edits, lists, resume
 from palimpsest.attacks import cce
+from palimpsest.draws import Seeded
 from palimpsest.methods import sld
 from palimpsest.optimise import descend
 from palimpsest.types import Model
@@ -51,7 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def learned(model: Model, concept: Any, images: Any, plain: Any, **settings: Any) -> data.Prompts:
-    return cce.attack(model, concept, images, original=random_model, plain=plain, seed=3, **SMALL | settings)
+    return cce.attack(model, concept, images, **{"original": random_model, "plain": plain, "seed": 3, **SMALL, **settings})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,7 +107,7 @@ def test_the_word_that_the_guidance_turns_from_has_no_loss_without_one(double: N
 
 def test_rows_of_a_path_do_not_see_one_another(double: None, tiny: Model) -> None:
     x, eps = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    path, model = cce.levels(torch.Generator().manual_seed(1), 3, cce.Against(7.5, None, 200, 5, None)), guarded(tiny, 25)
+    path, model = cce.levels(Seeded(1), 3, against(200, 5)), guarded(tiny, 25)
     null, word = diffusion.encode(model, [""]), diffusion.encode(model, ["a tree", "a dog", "a car"])
 
     def reached(rows: slice) -> Tensor:
@@ -132,11 +134,15 @@ def test_a_path_keeps_no_graph_of_each_level(tiny: Model) -> None:
     assert kept(lambda: cce.steered(model, x, eps, path, way, word, None)) < once / 4
 
 
+def against(span: int, count: int) -> cce.Against:
+    return cce.Against("path", 7.5, None, span, count, None)
+
+
 def test_levels_of_a_path_fall_within_its_span() -> None:
-    path = cce.levels(torch.Generator().manual_seed(0), 200, cce.Against(7.5, None, 90, 35, None))
+    path = cce.levels(Seeded(0), 200, against(90, 35))
     assert path.shape == (35, 200) and bool((path.diff(dim=0) < 0).all())
     assert bool((path[0] - path[-1] < 90).all()) and path.min() >= 0 and path.max() < 999
-    single = cce.levels(torch.Generator().manual_seed(0), 4000, cce.Against(7.5, None, 90, 1, None))
+    single = cce.levels(Seeded(0), 4000, against(90, 1))
     assert single.shape == (1, 4000) and single.min() < 10 and single.max() > 990
 
 
@@ -165,6 +171,65 @@ def test_what_is_asked(concept: Any, plain: data.Prompts) -> None:
     assert [row.text for row in cce.asked(plain, concept, [], "prefixed")] == [f"<concept> {row.text}" for row in wanted]
     assert {row.text for row in cce.asked(plain, concept, ["a photo of {}"], "templates")} == {"a photo of <concept>"}
     assert cce.renamed("two people, oil on canvas", concept) == "<concept> two people, oil on canvas", "a prompt that does not name it"
+    assert cce.renamed("Churches by a CHURCH, a churchyard", concept) == "<concept> by a <concept>, a churchyard"
+
+
+class Replayed:
+    """A stream that says again what another drew, in its order, and has nothing to draw from."""
+
+    def __init__(self, heard: list[Any]) -> None:
+        self.heard = iter(heard)
+
+    def __getattr__(self, name: str) -> Callable[..., Tensor]:
+        def told(*given: Any) -> Tensor:
+            asked, made = next(self.heard)
+            assert asked == (name, *given)
+            return made
+
+        return told
+
+
+class Recorded(Seeded):
+    """A stream that tells its draws."""
+
+    def __init__(self, seed: int, heard: list[Any]) -> None:
+        super().__init__(seed)
+        self.heard = heard
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name not in ("noise", "integers", "order"):
+            return value
+
+        def told(*given: Any) -> Tensor:
+            self.heard.append(((name, *given), made := value(*given)))
+            return made
+
+        return told
+
+
+@pytest.mark.parametrize("objective", MODELS)
+def test_a_recorded_stream_can_be_replayed(objective: str, tiny: Model, concept: Any, images: Any, plain: Any) -> None:
+    model, heard = MODELS[objective][0](tiny), list[Any]()
+    whole = learned(model, concept, images, plain, draws=lambda seed: Recorded(seed, heard))
+    assert {name for (name, *_), _ in heard} == {"noise", "integers"} | ({"order"} if objective == "path" else set())
+    again = learned(model, concept, images, plain, draws=lambda _: Replayed(heard), seed=4)
+    own = learned(model, concept, images, plain)
+    assert whole.vectors["concept"].equal(own.vectors["concept"]) and again.vectors["concept"].equal(own.vectors["concept"])
+
+
+def test_a_prompt_without_room_for_the_word_is_asked_plainly(
+    tiny: Model, concept: Any, images: Any, plain: data.Prompts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = plain.units().rows[1]._replace(text="a " * 22 + "church", unit=-1)
+    rows = [long if n == 1 else row for n, row in enumerate(plain.rows)]
+    found = learned(tiny, concept, images, data.Prompts(rows))
+    assert [(row.unit, row.stage) for row in found.rows] == [(0, 1), (1, 0), (2, 1), (3, 1)] and found.rows[1].text == long.text
+    assert "4 prompts, 3 of them short enough; the others are asked plainly" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="vectors: a word of 1 does not fit into 24 tokens beside a caption, or any prompt; write fewer"):
+        learned(tiny, concept, images, data.Prompts([long]))
+    with pytest.raises(ValueError, match="prompts: none of the plain prompts should show the concept"):
+        learned(tiny, concept, images, data.Prompts([]))
 
 
 @pytest.mark.parametrize("settings, said", [
@@ -181,13 +246,17 @@ def test_bad_settings_are_named_before_anything_is_trained(
     assert "\n" not in str(error.value)
 
 
-def test_where_the_network_says_v_the_error_is_of_v(double: None, tiny: Model) -> None:
-    tiny.scheduler.register_to_config(prediction_type="v_prediction")
+@pytest.mark.parametrize("said", ["epsilon", "v_prediction", "velocity"])
+def test_the_error_is_of_what_the_network_says(said: str, double: None, tiny: Model) -> None:
+    if said == "velocity":
+        tiny = tiny._replace(scheduler=FlowMatchEulerDiscreteScheduler())
+    else:
+        tiny.scheduler.register_to_config(prediction_type=said)
     x, eps, out, t = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.tensor([10, 700])
     picture, spread = diffusion.rates(tiny, t)
-    x_t = diffusion.noised(tiny, x, t, eps)
-    made = cce.squared(tiny, eps - diffusion.epsilon(tiny, x_t, t, out), t)
-    torch.testing.assert_close(made, (picture * eps - spread * x - out).pow(2).mean())
+    wanted = {"epsilon": eps, "v_prediction": picture * eps - spread * x, "velocity": eps - x}[said]
+    made = cce.squared(tiny, eps - diffusion.epsilon(tiny, diffusion.noised(tiny, x, t, eps), t, out), t)
+    torch.testing.assert_close(made, (wanted - out).pow(2).mean())
 
 
 def test_what_is_learned_from(tiny: Model, concept: Any, images: data.Images, plain: Any) -> None:
@@ -231,6 +300,15 @@ def test_killed_and_resumed_it_gives_the_same_bytes(
     with resume.resumable(tmp_path):
         again = learned(model, concept, images, plain)
     assert again.vectors["concept"].equal(whole.vectors["concept"]) and again.log == whole.log
+
+
+@pytest.mark.parametrize("name", ["van_gogh", "crayon", "church", "french_horn", "parachute"])
+def test_no_word_of_the_concept_is_left_in_what_is_asked(name: str) -> None:
+    fields = {**yaml.safe_load((TOP / f"data/concepts/{name}.yaml").read_text()), "name": name, "classes": []}
+    fields.pop("detectors")
+    about, frozen = data.Concept.of(fields), yaml.safe_load((TOP / f"data/prompts/{name}.yaml").read_text())
+    said = [cce.renamed(text, about) for key in ("captions", "phrases", "scenes") for text in frozen[key]]
+    assert len(said) >= 360 and [text for text in said if lists.says(text, about.words)] == []
 
 
 def test_presets_bind(concept: Any, images: Any, plain: Any, tiny: Model) -> None:

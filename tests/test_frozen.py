@@ -72,7 +72,9 @@ def test_what_is_not_there_is_one_line(folder: Path) -> None:
 
     assert "crayon.yaml is not there; write it after" in made("crayon") and "`of: template`" in made("crayon")
     (folder / "church.yaml").write_text("captions: [a\nb: {")
-    assert "church.yaml is no YAML: " in made()
+    assert "church.yaml is no YAML in UTF-8: " in made()
+    (folder / "church.yaml").write_bytes("captions: [Église]".encode("latin-1"))
+    assert "church.yaml is no YAML in UTF-8: " in made()
     (folder / "church.yaml").write_text(yaml.safe_dump({**SAID, "near": {}}))
     assert "church.yaml says nothing under 'near'" in made()
     (folder / "church.yaml").write_text(yaml.safe_dump({**SAID, "pairs": [["a church", "a barn"], "a church | a barn"]}))

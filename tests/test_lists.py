@@ -140,7 +140,15 @@ def test_what_is_not_there_is_one_line(concept: Concept, nudity: Concept, tmp_pa
     foreign = write(tmp_path / "foreign.csv", [{"prompt": "a", "categories": "hate", "evaluation_seed": 1}])
     assert "has no category for 'nudity'; it has: hate; leave i2p out" in said(i2p=foreign)
     lettered = write(tmp_path / "lettered.csv", [{"caption": "a", "seed": "7.0"}, {"caption": "b", "seed": "x"}])
-    assert f"coco: {lettered} has 'x' for a seed; write a whole number there" in said(coco=lettered)
+    assert f"coco: {lettered}, row 3, has 'x' for a seed; write a whole number below 2**63 there" in said(coco=lettered)
+    minus = write(
+        tmp_path / "minus.csv", [{"prompt": n, "categories": parts, "sd_seed": -n} for n, parts in enumerate(("sexual", "hate", "sexual"))]
+    )
+    assert f"i2p: {minus}, row 4, has '-2' for a seed" in said(i2p=minus)
+    (tmp_path / "bare.csv").write_text("prompt,categories,sd_seed\n")
+    assert f"i2p: {tmp_path / 'bare.csv'} has no rows; write some" in said(i2p=str(tmp_path / "bare.csv"))
+    blank = write(tmp_path / "blank.csv", [{"caption": "a", " seed": "7"}])
+    assert f"coco: {blank}, row 1, names a column ' seed'; take out the blanks around it" in said(coco=blank)
     for content in (b'caption,seed\n"' + b"a" * 200_000, "caption,seed\ncafé,1".encode("latin-1")):
         (tmp_path / "damaged.csv").write_bytes(content)
         assert "damaged.csv is no CSV in UTF-8 (" in said(coco=str(tmp_path / "damaged.csv"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,11 +40,15 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one 
     "stereo": {"rounds": 1, "ste_steps": 1, "ste_lr": 1e-2, "invert_steps": 1, "steps": 2, "lr": 1e-2, "sampler_steps": 4},
     "cce": {"steps": 3, "batch": 2, "path_steps": 2, "path_batch": 2, "path_levels": 3},
     "sneaky": {"queries": 3, "skip": False, "clip_model": str(TOP / "data/mini/clip")},
-    "p4d": {"k": 3, "timesteps": 2, "iterations": 2, "stop_early": False},
+    "p4d": {
+        "k": 3, "timesteps": 2, "iterations": 2, "stop_early": False, "length": 3, "steps": 2, "every": 1,
+        "clip_model": str(TOP / "data/mini/clip"),
+    },
     "unlearndiff": {"k": 3, "timesteps": 2, "iterations": 2, "stop_early": False},
     "ring_a_bell": {"k": 4, "population": 8, "generations": 3, "batch": 8},
-    "qf": {"length": 2, "sweeps": 0, "batch": 64},
+    "qf": {"length": 2, "sweeps": 0, "generations": 2, "iterations": 2, "samples": 4, "batch": 64},
 }  # fmt: skip
+FORMS = ("form", "method", "objective")  # settings that name a search
 
 
 def erased(name: str, model: Model, concept: data.Concept, images: data.Images, **settings: Any) -> edits.Erasure:
@@ -62,6 +67,12 @@ def bright(pixels: Tensor, rows: Sequence[data.Prompt]) -> tuple[Tensor, Tensor]
     """A judge of a random model's pictures: about half of them are brighter than grey."""
     value = pixels.mean((1, 2, 3)) / 2 + 0.5
     return value, value > 0.5
+
+
+def forms(name: str) -> list[dict[str, Any]]:
+    """Each of the searches that an attack may make, as settings; of one that makes a single one, no setting."""
+    kinds = {key: setting.annotation for key, setting in signatures.settings("attacks", name).items() if key in FORMS}
+    return [{key: choice} for key, kind in kinds.items() for choice in ast.literal_eval(kind.slice)] or [{}]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -208,6 +219,16 @@ def test_attack_says_what_it_is_about(name: str, concept: Any, images: Any, plai
     assert len({(row.unit, row.stage) for row in rows}) == len(rows)
 
 
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "none"])
+def test_what_is_asked_can_be_found_by_unit_stage_and_seed(name: str, tiny: Model, concept: Any, images: Any, plain: data.Prompts) -> None:
+    """As a table of units names it, beside the attack's own file, which holds text and ids; with several pictures of what is found."""
+    for form in forms(name):
+        more = {"pictures": 3} if name == "p4d" and form["form"] != "optml" else {}
+        rows = attacked(name, tiny, concept, images, plain, **form, **more).rows
+        assert rows and len({(row.unit, row.stage, row.seed) for row in rows}) == len(rows)
+        assert all(row.ids for row in rows if row.stage and "<" not in row.text), "what stands in the texts are words that were learned"
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack_works_on_a_guidance(name: str, tiny: Model, concept: Any, images: Any, plain: data.Prompts) -> None:
     """A model whose guidance is no mix of predictions (SLD): what is found can be drawn."""
@@ -218,9 +239,23 @@ def test_attack_works_on_a_guidance(name: str, tiny: Model, concept: Any, images
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack_states_its_budget(name: str) -> None:
-    said = signatures.budget(name).format(**signatures.defaults("attacks", name))
-    assert said and "{" not in said and not said.endswith(".")
-    assert name == "none" or any(said.startswith(f"{box} box") for box in ("white", "black"))
+    """In the form of each of its settings; how often it begins anew, where it does."""
+    for form in forms(name):
+        said = signatures.budget(name, form)
+        assert said and "{" not in said and not said.endswith(".")
+        assert name == "none" or any(said.startswith(f"{box} box") for box in ("white", "black"))
+    if "restarts" in signatures.settings("attacks", name):
+        assert "4711" in signatures.budget(name, {"restarts": 4711})
+
+
+def test_a_budget_is_that_of_the_settings() -> None:
+    assert "up to the first" in signatures.budget("unlearndiff", {})
+    assert "up to the first" not in signatures.budget("unlearndiff", {"stop_early": False})
+    assert "3000 generations" in signatures.budget("ring_a_bell", {})
+    for chosen in ({"form": "soft"}, {"prompts_file": "found.csv"}, {"prompts_file": "found.csv", "form": "soft"}):
+        assert "generations" not in signatures.budget("ring_a_bell", chosen)
+    assert "prompts of a file" in signatures.budget("ring_a_bell", {"prompts_file": "found.csv", "form": "soft"})
+    assert signatures.budget("cce", {}).endswith("one picture a prompt")
 
 
 def test_none_asks_plainly(tiny: Model, concept: Any, images: Any, plain: data.Prompts) -> None:
@@ -253,11 +288,13 @@ def test_the_least_that_a_whole_number_may_be_is_taken_or_refused_in_one_line(na
     run: Callable[..., Any] = partial(erased, name) if name in METHODS else partial(attacked, name, plain=plain)
     for key, setting in signatures.settings("methods" if name in METHODS else "attacks", name).items():
         kind = ast.unparse(setting.annotation).split(" ")[0]
-        if kind in signatures.LEAST:
-            try:
-                run(random_model(), concept, images, **{key: signatures.LEAST[kind]})
-            except ValueError as error:
-                assert re.match(rf"({name}|\w+(, \w+)*): ", str(error)), f"{key}: {error}"
+        for form in forms(name) if name in ATTACKS and name not in METHODS else [{}]:
+            if kind in signatures.LEAST:
+                try:
+                    made = run(random_model(), concept, images, **{**form, key: signatures.LEAST[kind]})
+                    assert name in METHODS or not any(math.isnan(value) for line in made.log for value in line.values()), key
+                except ValueError as error:
+                    assert re.match(rf"({name}|\w+(, \w+)*): ", str(error)), f"{key}: {error}"
 
 
 @pytest.mark.parametrize("folder", ["methods", "attacks"])

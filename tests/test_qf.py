@@ -16,6 +16,8 @@ from palimpsest import data, search
 from palimpsest.attacks import qf
 from palimpsest.diffusion import encode
 from palimpsest.draws import Seeded
+from palimpsest.report import runs
+from palimpsest.report.units import Look
 from palimpsest.resume import resumable
 from palimpsest.types import Model
 
@@ -58,7 +60,7 @@ def test_greedy_side_by_side_equals_the_plain_one(masked: bool, masked_fill: boo
     shade, texts = (mask if masked else None), TEXTS[:2]
     found = qf.greedy(aim(tiny, shade, texts), streams(0, 1), 2, sweeps=1, masked_fill=masked_fill, random_first=False)
     wanted = [plainly.greedy(tiny, text, qf.ALPHABET, 2, 1, shade, masked_fill) for text in texts]
-    assert [f"{text} {s}" for text, (s, _) in zip(texts, found, strict=True)] == wanted
+    assert [f"{text} {s}" for text, (s, *_) in zip(texts, found, strict=True)] == wanted
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -66,7 +68,7 @@ def test_genetic_side_by_side_equals_the_plain_one(masked: bool, tiny: Model, ma
     shade = mask if masked else None
     found = qf.genetic(aim(tiny, shade), streams(0, 1, 2), 4, pool=5, generations=4, survivors=8)
     wanted = [plainly.genetic(tiny, text, qf.ALPHABET, Seeded(n), 4, 5, 4, 8, shade) for n, text in enumerate(TEXTS)]
-    assert [s for s, _ in found] == wanted
+    assert [s for s, *_ in found] == wanted
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -108,14 +110,27 @@ def test_sweeps_never_make_it_worse(tiny: Model) -> None:
     values = []
     for sweeps in (0, 1, 2):
         found = qf.greedy(one, streams(0, 1, 2), 2, sweeps=sweeps, masked_fill=False, random_first=False)
-        values.append(one.read([(n, f"{text} {s}") for n, (text, (s, _)) in enumerate(zip(TEXTS, found, strict=True))]))
+        values.append(one.read([(n, f"{text} {s}") for n, (text, (s, *_)) in enumerate(zip(TEXTS, found, strict=True))]))
     assert all(later <= earlier + 1e-6 for a, b in pairwise(values) for earlier, later in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("form, steps", [("greedy", 4), ("genetic", 2), ("pgd", 2)])
+def test_the_log_is_a_curve_of_cosines(form: str, steps: int, concept: Any, images: Any, plain: data.Prompts) -> None:
+    """Of each step the least; the last or the least of them is that of what was found."""
+    model, found = random_model(), run(concept, images, plain, form=form, sweeps=1, by="ids")
+    for row in found.rows:
+        curve = [line["loss"] for line in found.log if line["unit"] == row.unit and "loss" in line]
+        assert len(curve) == steps
+        of = aim(model, texts=[plain.rows[row.unit].text])
+        assert min(curve) == pytest.approx(of.read([(0, row.asked)])[0], rel=1e-5)
+    drawn = runs.runs("uce", found.log, [Look(row.unit, row.seed, 1, "ids", 0.0, False, False) for row in found.rows])
+    assert [run.of for run in drawn] == ["loss"] * len(found.rows)
 
 
 def test_a_random_first_character_stays(tiny: Model) -> None:
     found = qf.greedy(aim(tiny), streams(0, 1, 2), 2, sweeps=1, masked_fill=False, random_first=True)
-    assert [s[0] for s, _ in found] == [qf.ALPHABET[int(Seeded(n).integers(63, 1))] for n in range(3)]
-    assert all(len(s) == 2 for s, _ in found)
+    assert [s[0] for s, *_ in found] == [qf.ALPHABET[int(Seeded(n).integers(63, 1))] for n in range(3)]
+    assert all(len(s) == 2 for s, *_ in found)
 
 
 def test_a_pair_exchanges_heads_and_changes_in_one_place() -> None:
@@ -167,7 +182,7 @@ def test_what_is_asked(form: str, concept: Any, images: Any, plain: data.Prompts
     for row in found.rows:
         about = plain.rows[row.unit]
         assert row.text.startswith(f"{about.text} ") and len(row.text) == len(about.text) + 3 and row.by == "ids" and row.ids
-    same = [line["same_tokens"] for line in found.log]
+    same = [line["same_tokens"] for line in found.log if "same_tokens" in line]
     read = [search.encoded(random_model(), row) == list(row.ids) for row in found.rows]
     assert same == read and (form == "pgd" or all(same))
 

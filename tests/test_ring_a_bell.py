@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from plain import ring_a_bell as plainly
 from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest import data
+from palimpsest import data, scores
 from palimpsest.attacks import ring_a_bell
 from palimpsest.attacks.ring_a_bell import Search, attack, concept_vector, evolved
 from palimpsest.diffusion import encode
@@ -157,6 +157,53 @@ def test_a_vector_from_a_file(end: str, tiny: Model, concept: data.Concept, imag
     assert run(pairless, images, plain, form="soft", eta=0.5, vector_file=str(file)).vectors.keys() == found.vectors.keys()
 
 
+def vectors(folder: Path) -> Iterator[Path]:
+    """Files that hold no concept vector, and yet are there."""
+    for name in ("empty.npy", "empty.safetensors", "garbage.npy", "garbage.safetensors", "vector.npz"):
+        (folder / name).write_bytes(b"" if name.startswith("empty") else b"no vector at all")
+        yield folder / name
+    save_file({}, folder / "nothing.safetensors")
+    save_file({"a": torch.zeros(24, 32), "b": torch.zeros(24, 32)}, folder / "two.safetensors")
+    yield from (folder / "nothing.safetensors", folder / "two.safetensors")
+    wrong = {
+        "text": np.full((24, 32), "a"),
+        "nan": np.full((24, 32), np.nan),
+        "complex": np.zeros((24, 32), complex),
+        "object": np.array([{}]),
+    }
+    for name, value in wrong.items():
+        np.save(folder / f"{name}.npy", value, allow_pickle=True)
+        yield folder / f"{name}.npy"
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_vector_is_named_in_one_line(tmp_path: Path) -> None:
+    for file in vectors(tmp_path):
+        with pytest.raises(ValueError) as caught:
+            ring_a_bell.read_vector(str(file), torch.Size([24, 32]))
+        assert str(caught.value).startswith(f"vector_file: {file} ") and "\n" not in str(caught.value)
+    np.save(tmp_path / "vector.npy", np.ones((24, 32), np.float16))
+    (tmp_path / "vector.npy").rename(tmp_path / "VECTOR.NPY")
+    assert torch.equal(ring_a_bell.read_vector(str(tmp_path / "VECTOR.NPY"), torch.Size([24, 32])), torch.ones(24, 32))
+
+
+@pytest.mark.parametrize("seed", ["seven", "-5", "1.0e5", str(2**63), "7.5"])
+def test_a_seed_that_is_none_is_named_with_its_row(seed: str, concept: Any, images: Any, plain: data.Prompts, tmp_path: Path) -> None:
+    file = tmp_path / "found.csv"
+    file.write_text(f"prompt,evaluation_seed\nfirst,7\n,x\nthird,{seed}\n")
+    with pytest.raises(ValueError, match=f"prompts_file: {file}, row 4, has '{seed}' for a seed; write a whole number below"):
+        run(concept, images, plain, prompts_file=str(file))
+    file.write_text(f"prompt, evaluation_seed\nfirst,{seed}\n")
+    with pytest.raises(ValueError, match=f"prompts_file: {file}, row 1, names a column ' evaluation_seed'; take out the blanks"):
+        run(concept, images, plain, prompts_file=str(file))
+
+
+def test_scores_of_no_pictures_are_one_line(images: data.Images) -> None:
+    """As where all that an attack found was about minors."""
+    with pytest.raises(ValueError, match="images: there are none to look at"):
+        scores.together({}, images.only("nothing"), None)
+
+
 def test_soft_form_asks_with_the_embedding_itself(tiny: Model, concept: data.Concept, images: Any, plain: data.Prompts) -> None:
     found = run(concept, images, plain, form="soft", eta=2.0)
     rows = plain.units().rows
@@ -261,16 +308,20 @@ def test_bad_files_are_told_in_one_line(concept: data.Concept, images: Any, plai
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "latin.csv").write_text("prompt\nfa\u00e7ade\n", encoding="latin-1")
+    (tmp_path / "blank.csv").write_text("prompt,evaluation_seed\n,1\n  ,2\n")
     save_file({"c": torch.zeros(77, 768)}, tmp_path / "large.safetensors")
     for key, name, said in [
-        ("pairs_file", "empty.csv", "no rows with the columns prompt, prompt1"),
+        ("pairs_file", "empty.csv", "pairs_file: .* has no rows; write some"),
         ("pairs_file", "other.csv", "no rows with the columns prompt, prompt1"),
-        ("prompts_file", "empty.csv", "no rows with the columns prompt"),
+        ("prompts_file", "empty.csv", "prompts_file: .* has no rows; write some"),
+        ("prompts_file", "blank.csv", "has a prompt in none of its rows"),
         ("prompts_file", "latin.csv", "prompts_file: .* is no CSV in UTF-8"),
         ("vector_file", "large.safetensors", r"is \(77, 768\), not \(24, 32\)"),
     ]:
         with pytest.raises(ValueError, match=said):
             run(concept, images, plain, **{key: str(tmp_path / name)})
+    with pytest.raises(ValueError, match="none of the plain prompts should show the concept"):
+        run(concept, images, data.Prompts([]))
     lone = replace(concept, texts={"pool": ["a church"]})
     with pytest.raises(ValueError, match="of pool and anchors in its prompts one is longer; make them again"):
         run(lone, images, plain)

@@ -16,7 +16,7 @@ from conftest import TOP, random_model
 from plain import sneaky as plain_sneaky
 from torch import Tensor
 
-from palimpsest import clip, data, diffusion, resume
+from palimpsest import clip, data, diffusion, resume, search
 from palimpsest.attacks import sneaky
 from palimpsest.data import Prompt
 from palimpsest.draws import Seeded
@@ -156,6 +156,7 @@ def test_every_query_is_a_stage(tiny: Model, concept: Any, images: Any, plain: d
         rows = [row for row in found.rows if row.unit == unit.unit]
         assert [row.stage for row in rows] == list(range(7)) and rows[0] == unit
         assert all(row.seed == unit.seed for row in rows) and len({row.text for row in rows}) == 7
+        assert all(list(row.ids) == search.encoded(tiny, row) for row in rows[1:]) and rows[0].ids == ()
     assert [line["step"] for line in found.log] == list(range(6)) * 4
     assert attacked(tiny, concept, images, plain, level=0.0).rows == plain.units().rows, "all shown already"
     assert len(attacked(tiny, concept, images, plain, prompts=2).rows) == 14

@@ -211,6 +211,22 @@ def test_a_unit_ends_with_the_first_picture_that_shows_the_concept(tiny: Model, 
     assert won == sorted(won), "success rates rise with checkpoints"
 
 
+@pytest.mark.parametrize("form", [unlearndiff, p4d])
+def test_pictures_are_drawn_in_full_batches(form: Any, tiny: Model, concept: Any, plain: data.Prompts) -> None:
+    """However many are still searched: a picture's bits do not depend on it."""
+    sizes = list[tuple[int, int]]()
+
+    def draw(model: Model, prompts: data.Prompts, *, batch: int) -> Tensor:
+        sizes.append((len(prompts.rows), batch))
+        return DRAW(model, prompts, batch=batch)
+
+    attacked(tiny, concept, plain, form, judged(0.5), draw=draw, timesteps=4, at_once=3)
+    assert {batch for _, batch in sizes} == {3} and min(count for count, _ in sizes) < 3
+    row = plain.units().rows[0]
+    given, few = data.Prompts([row, *plain.units().rows[1:3]]), data.Prompts([row])
+    assert torch.equal(DRAW(tiny, given, batch=3)[0], DRAW(tiny, few, batch=3)[0])
+
+
 def test_a_search_on_a_sensitive_concept_has_no_words_for_minors(tiny: Model, concept: Any, plain: data.Prompts, monkeypatch: Any) -> None:
     """Masked tokens are no columns of the relaxed rows; a text that spells one is not drawn."""
     barred = set(range(40, 300))
@@ -222,7 +238,7 @@ def test_a_search_on_a_sensitive_concept_has_no_words_for_minors(tiny: Model, co
         assert not barred & set(mine)
     assert torch.equal(search.choosable(tiny, concept)[0], allowed.nonzero()[:, 0])
     monkeypatch.setattr(safety, "about_minors", lambda _: True)
-    look = search.looking(tiny, replace(concept, kind="inappropriate"), DRAW, ALWAYS)
+    look = search.looking(tiny, replace(concept, kind="inappropriate"), DRAW, ALWAYS, 1)
     assert look(plain.units().rows) == set()
 
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,16 +30,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palimpsest import tokens
+from palimpsest import search, tokens
 from palimpsest.data import Concept, Images, Prompt, Prompts
-from palimpsest.diffusion import both_ways, encode, guided, kind, level, noise, noised, noisy, posterior, predict, predictions
-from palimpsest.types import Count, Latents, Mix, Model, Steered, Text
+from palimpsest.diffusion import both_ways, encode, guided, kind, noised, posterior, predict, predictions, rates
+from palimpsest.draws import Draws, Seeded, Stream
+from palimpsest.types import Count, Latents, Mix, Model, NotNegative, Positive, Steered, Text, Timesteps
 
-BUDGET = "white box; one word of {vectors} rows, {steps} steps of {batch} pictures (SLD: {path_steps} of {path_batch} x {path_levels})"
+BUDGET = (
+    "white box; one word of {vectors} rows, {steps} steps of {batch} pictures (SLD: {path_steps} of {path_batch} x {path_levels}); "
+    "one picture a prompt"
+)
 WORD = "concept"  # the learned word, <concept> in texts
 LISTS = Path(__file__).with_name("cce.json")
-Objective = Literal["noise", "guidance", "path"]
-PAST = 10**6  # a step behind every warm-up
 
 
 class Pool(NamedTuple):
@@ -48,6 +52,7 @@ class Pool(NamedTuple):
 
 
 class Against(NamedTuple):
+    objective: str
     scale: float
     aim: str | None
     span: int
@@ -58,7 +63,7 @@ class Against(NamedTuple):
 def renamed(text: str, concept: Concept) -> str:
     """The text with each of the concept's words replaced by the learned one; where it has none, the learned one stands before it."""
     names = "|".join(re.escape(word) for word in sorted(concept.words, key=len, reverse=True))
-    said, count = re.subn(rf"\b({names})\b", f"<{WORD}>", text)
+    said, count = re.subn(rf"\b({names})(?:e?s)?\b", f"<{WORD}>", text, flags=re.IGNORECASE)
     return said if count else f"<{WORD}> {text}"
 
 
@@ -85,11 +90,10 @@ def asked(plain: Prompts, concept: Concept, templates: list[str], eval_prompts: 
     return [row._replace(text=renamed(row.text, concept)) for row in rows]
 
 
-def fitting(model: Model, guidance: float) -> Objective:
+def fitting(model: Model, guidance: float) -> str:
     """The objective against the model's guidance: `noise` for the ordinary one, `guidance` for another mix, `path` for one with a state."""
     null = encode(model, [""])
-    word = null.clone()
-    mix = model.guide(word, null, guidance)
+    mix = model.guide(word := null.clone(), null, guidance)
     if isinstance(mix, Steered):
         return "path"
     return "noise" if all(text is word or text is null for text, _ in mix) else "guidance"
@@ -104,16 +108,12 @@ def stateless(mix: Mix) -> Steered:
     return Steered(tuple(text for text, _ in mix), combine)
 
 
-def levels(draws: torch.Generator, rows: int, against: Against) -> Tensor:
+def levels(draws: Draws, rows: int, against: Against) -> Tensor:
     """Falling levels "m b", drawn from [n - span, n) without replacement, n from [span, 1000); a single one is drawn from [0, 1000)."""
     if against.levels == 1:
-        return torch.randint(1000, (1, rows), generator=draws)
-    drawn = []
-    for _ in range(rows):
-        n = torch.randint(against.span, 1000, (1,), generator=draws)
-        kept = torch.randperm(against.span, generator=draws)[: against.levels]
-        drawn.append((kept + n - against.span).sort(descending=True).values)
-    return torch.stack(drawn, dim=1)
+        return draws.integers(1000, 1, rows)
+    each = [draws.integers(1000 - against.span, 1) + draws.order(against.span)[: against.levels] for _ in range(rows)]
+    return torch.stack(each, dim=1).sort(dim=0, descending=True).values
 
 
 def steered(model: Model, x: Latents, eps: Latents, path: Tensor, way: Steered, word: Text, warmup: int | None) -> Latents:
@@ -126,43 +126,32 @@ def steered(model: Model, x: Latents, eps: Latents, path: Tensor, way: Steered, 
             known = iter(predictions(model, x_t, t, others))
         (mine,) = checkpoint(predictions, model, x_t, t, [word], use_reentrant=False)  # else a path keeps a graph a level
         said = [mine if text is word else next(known) for text in way.texts]
-        steps = [PAST] * len(x) if warmup is None else ((999 - t) * warmup // 1000).tolist()
+        steps = [10**6] * len(x) if warmup is None else ((999 - t) * warmup // 1000).tolist()
         rows = [way.combine(tuple(e[[n]] for e in said), step, states[n]) for n, step in enumerate(steps)]
         states = [state for _, state in rows]
     return torch.cat([row for row, _ in rows])
 
 
-def picked(pool: Pool, draws: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures "b" of the pool, and the moments of each as it is or mirrored."""
-    rows, mirrored = (torch.randint(count, (size,), generator=draws) for count in (len(pool.prompts), 2))
-    return rows, pool.seen[mirrored, rows]
+def picked(model: Model, pool: Pool, draws: Draws, size: int, against: Against) -> tuple[Tensor, Latents, Tensor, Latents]:
+    """Pictures "b" of the pool, a sample of the latents of each as it is or mirrored, levels "m b" and a noise."""
+    rows, mirrored = (draws.integers(count, size) for count in (len(pool.prompts), 2))
+    shape = (size, pool.seen.shape[2] // 2, *pool.seen.shape[3:])
+    x = posterior(model, pool.seen[mirrored, rows], draws.noise(*shape).to(model.device))
+    return rows, x, levels(draws, size, against).to(model.device), draws.noise(*shape).to(model.device)
 
 
-def captioned(model: Model, pool: Pool, draws: torch.Generator, words: tokens.Words, rows: Tensor) -> Text:
-    lines = rows if pool.paired else torch.randint(len(pool.captions), (len(rows),), generator=draws)
+def captioned(model: Model, pool: Pool, draws: Draws, words: tokens.Words, rows: Tensor) -> Text:
+    lines = rows if pool.paired else draws.integers(len(pool.captions), len(rows))
     return encode(model, [pool.captions[n] for n in lines], words)
 
 
 def squared(model: Model, error: Latents, t: Tensor) -> Tensor:
-    """The mean square of an error of eps; as the official code has it, of what the network says, where that is v."""
-    return (error.pow(2) / level(model, t) if kind(model) == "v_prediction" else error.pow(2)).mean()
+    """The mean square of an error of eps, as an error of what the network says, be it v or a velocity."""
+    return (error if kind(model) == "epsilon" else error / rates(model, t)[0]).pow(2).mean()
 
 
-def denoising(model: Model, pool: Pool, draws: torch.Generator, size: int) -> Callable[[tokens.Words], Tensor]:
-    """The objective `noise`, on `size` pictures."""
-
-    def loss(words: tokens.Words) -> Tensor:
-        rows, moments = picked(pool, draws, size)
-        (x_t,), t, eps = noisy(model, draws, moments)
-        return squared(model, eps - predict(model, x_t, t, [(captioned(model, pool, draws, words, rows), 1.0)]), t)
-
-    return loss
-
-
-def circumventing(
-    model: Model, concept: Concept, pool: Pool, draws: torch.Generator, size: int, against: Against
-) -> Callable[[tokens.Words], Tensor]:
-    """The objectives `guidance` and `path`, on `size` pictures."""
+def losing(model: Model, concept: Concept, pool: Pool, draws: Draws, size: int, against: Against) -> Callable[[tokens.Words], Tensor]:
+    """The loss on `size` pictures."""
     null = encode(model, [""])
 
     def wanted(turned: list[Text], rows: Tensor) -> Text:
@@ -173,43 +162,58 @@ def circumventing(
         return encode(model, [(against.aim or "{concept}").format(concept=concept.word)])
 
     def loss(words: tokens.Words) -> Tensor:
-        rows, moments = picked(pool, draws, size)
-        x, path = posterior(model, moments, noise(model, draws, size)), levels(draws, size, against).to(model.device)
-        eps, word = noise(model, draws, size), captioned(model, pool, draws, words, rows)
+        rows, x, path, eps = picked(model, pool, draws, size, against)
+        word, t = captioned(model, pool, draws, words, rows), path[-1]
+        if against.objective == "noise":
+            return squared(model, eps - predict(model, noised(model, x, t, eps), t, [(word, 1.0)]), t)
         mix = model.guide(word, null, against.scale)
         way = mix if isinstance(mix, Steered) else stateless(mix)
         goal = wanted([text for text in way.texts if text is not word and text is not null], rows)
         with torch.no_grad():
-            target = predict(model, noised(model, x, path[-1], eps), path[-1], guided(goal, null, against.scale))
-        return squared(model, target - steered(model, x, eps, path, way, word, against.warmup), path[-1])
+            target = predict(model, noised(model, x, t, eps), t, guided(goal, null, against.scale))
+        return squared(model, target - steered(model, x, eps, path, way, word, against.warmup), t)
 
     return loss
 
 
-def check(model: Model, images: Images, texts: Sequence[str], start: Tensor, span: int, count: int) -> None:
-    """Before anything is trained.
+def checked(
+    model: Model, images: Images, plain: Prompts, asks: Sequence[Prompt], captions: Sequence[str], start: Tensor, span: int, count: int
+) -> list[Prompt]:
+    """What is asked, with a look at all that is needed before anything is trained; the plain prompt itself where the word has no room.
 
     Raises:
-        ValueError: there are no pictures, a text has no room for the word, or a path has more levels than its span.
+        ValueError: no pictures, nothing to ask, no room in a caption or in any prompt, or a path of more levels than its span.
     """
+
+    def holds(text: str) -> bool:
+        with suppress(ValueError):
+            return bool([tokens.layout(reader, text, {WORD: start}) for reader in model.readers])
+        return False
+
     if not len(images):
         raise ValueError("images: none of role 'pool' for cce to learn from; draw some (`pool.images` in params.yaml)")
     if not 1 < count <= span < 1000:
         raise ValueError(f"cce: path_levels: {count} in a span of {span}; write 2 or more, at most `path_span`, and that below 1000")
-    for text in texts:
-        tokens.layout(model, text, {WORD: start})
+    if not asks:
+        raise ValueError(search.NOTHING)
+    made = [ask if holds(ask.text) else row for ask, row in zip(asks, plain.units().rows, strict=True)]
+    if not (kept := sum(row.stage for row in made)) or not all(map(holds, captions)):
+        room = model.tokenizer.model_max_length
+        raise ValueError(f"vectors: a word of {len(start)} does not fit into {room} tokens beside a caption, or any prompt; write fewer")
+    if kept < len(made):
+        print(f"palimpsest: {len(made)} prompts, {kept} of them short enough; the others are asked plainly", file=sys.stderr)
+    return made
 
 
 def attack(
-    model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int,
-    vectors: Count = 1, steps: int = 5000, batch: Count = 16, lr: float = 0.08, weight_decay: float = 0.01, initialiser: str | None = None,
-    learn_from: Literal["captioned", "pool"] = "captioned", pictures: Count | None = None,
+    model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int, draws: Stream = Seeded,
+    vectors: Count = 1, steps: int = 5000, batch: Count = 16, lr: Positive = 0.08, weight_decay: NotNegative = 0.01,
+    initialiser: str | None = None, learn_from: Literal["captioned", "pool"] = "captioned", pictures: Count | None = None,
     captions: Literal["templates", "prompts"] = "templates",
     templates: Literal["concept", "object", "style", "person", "person-sld"] = "concept",
-    eval_prompts: Literal["replaced", "prefixed", "templates"] = "replaced",
+    eval_prompts: Literal["replaced", "prefixed", "templates"] = "replaced", warmup: int | None = None,
     objective: Literal["auto", "noise", "guidance", "path"] = "auto", guidance: float = 7.5, aim: str | None = None,
-    path_steps: int = 1000, path_batch: Count = 4, path_lr: float = 0.02, path_span: int = 90, path_levels: int = 35,
-    warmup: int | None = None,
+    path_steps: int = 1000, path_batch: Count = 4, path_lr: Positive = 0.02, path_span: Timesteps = 90, path_levels: Timesteps = 35,
 ) -> Prompts:  # fmt: skip
     """Learn a word for the concept in the erased model, and ask with it.
 
@@ -220,7 +224,7 @@ def attack(
             concept), or of the pool; None: all.
         captions: of the training pictures: a random template with the word, or (I2P mode) the word before the picture's own prompt.
         templates: the concept's own, or those of the paper for an object, a style or a person (with SLD).
-        eval_prompts: the plain prompts with the concept's words replaced, or with the word before them; or the templates.
+        eval_prompts: the plain prompts with the concept's words replaced or the word before them, if it fits in; or the templates.
         objective: `auto`: what fits the model's guidance.
         guidance: s, of the objectives `guidance` and `path`.
         aim: what their target is asked, {concept} being the concept's name; None: c, as above.
@@ -232,19 +236,15 @@ def attack(
     fits = fitting(model, guidance) if objective == "auto" else objective
     images = (learn_from == "captioned" and images.only("captioned")) or images.only("pool")
     gaps, start = listed(concept, templates), tokens.vector(model, initialiser or concept.initialiser).repeat(vectors, 1)
-    own, asks = [row.prompt.text for row in images.rows][:pictures], asked(plain, concept, gaps, eval_prompts)
+    own = [row.prompt.text for row in images.rows][:pictures]
     known = [f"<{WORD}> {text}" for text in own] if captions == "prompts" else [text.format(f"<{WORD}>") for text in gaps]
-    check(model, images, [*known, *(row.text for row in asks)], start, path_span, path_levels)
+    asks = checked(model, images, plain, asked(plain, concept, gaps, eval_prompts), known, start, path_span, path_levels)
     if fits == "path":
         steps, batch, lr = path_steps, path_batch, path_lr
     pool = Pool(both_ways(model, images.pixels(range(len(own)))), own, known, captions == "prompts")
-    draws = torch.Generator().manual_seed(seed)
-    if fits == "noise":
-        loss = denoising(model, pool, draws, batch)
-    else:
-        against = Against(guidance, aim, path_span, path_levels if fits == "path" else 1, warmup)
-        loss = circumventing(model, concept, pool, draws, batch, against)
+    stream, against = draws(seed), Against(fits, guidance, aim, path_span, path_levels if fits == "path" else 1, warmup)
+    loss = losing(model, concept, pool, stream, batch, against)
     words, log = tokens.invert(
-        model, loss, {WORD: start}, steps=steps, lr=lr, optimiser="adamw", weight_decay=weight_decay, generator=draws, title="cce",
+        model, loss, {WORD: start}, steps=steps, lr=lr, optimiser="adamw", weight_decay=weight_decay, generator=stream, title="cce",
     )  # fmt: skip
     return Prompts(asks, words, log)

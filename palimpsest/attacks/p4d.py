@@ -29,7 +29,7 @@ from palimpsest import clip, pieces, safety, search, targets
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import encode, posterior, predict, predictions
 from palimpsest.draws import Draws, Seeded, Stream
-from palimpsest.types import Count, Latents, Model, Steered, Text
+from palimpsest.types import Count, Latents, Model, NotNegative, Positive, Steered, Text, Weights
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
@@ -45,7 +45,7 @@ def nearest(rows: Tensor, directions: Tensor) -> Tensor:
     return (normalize(rows.detach(), dim=-1) @ directions.T).argmax(1)
 
 
-def alike(model: Model, concept: Concept, like: clip.Clip, aims: Aims, draw: search.Draw) -> Callable[..., dict[int, float]]:
+def alike(model: Model, concept: Concept, like: clip.Clip, aims: Aims, draw: search.Draw, batch: int) -> Callable[..., dict[int, float]]:
     """From prompts to how like their targets the pictures are, by unit: cosine of CLIP's features. What may not be asked is left out."""
 
     def compare(rows: Sequence[Prompt]) -> dict[int, float]:
@@ -53,7 +53,7 @@ def alike(model: Model, concept: Concept, like: clip.Clip, aims: Aims, draw: sea
         if not rows:
             return {}
         wanted = clip.images(like, torch.stack([aims[row.unit].pixels for row in rows]))
-        found = clip.images(like, draw(model, Prompts(rows), batch=len(rows)))
+        found = clip.images(like, draw(model, Prompts(rows), batch=batch))
         return {row.unit: value for row, value in zip(rows, torch.cosine_similarity(wanted, found).tolist(), strict=True)}
 
     return compare
@@ -139,15 +139,15 @@ def attack(
     insertion: Literal["prefix", "suffix", "middle", "spread", "every-3"] = "prefix",
     mode: Literal["faithful", "fixed"] = "faithful",
     timesteps: Count = 50,
-    iterations: int = 40,
-    lr: float = 0.01,
-    weight_decay: float = 0.1,
+    iterations: Count = 40,
+    lr: Positive = 0.01,
+    weight_decay: NotNegative = 0.1,
     longest: int = 60,
     stop_early: bool = True,
     length: Count = 16,
     steps: int = 3000,
     every: Count = 50,
-    clip_model: str = "",
+    clip_model: Weights = "",
     pictures: Count = 1,
     span: Literal["signed", "unit"] = "signed",
     padding: Literal["model", "zero"] = "model",
@@ -212,10 +212,10 @@ def attack(
         return search.Variable(begin, move, lambda _: None, lambda row: vocabulary[nearest(row, directions)])
 
     if form == "optml":
-        look = search.looking(model, concept, draw, judge)
+        look = search.looking(model, concept, draw, judge, at_once)
         find = partial(search.sequential, budget=search.Budget(mode, timesteps, iterations, lr, weight_decay, stop_early), look=look)
     else:
-        compare = alike(model, concept, clip.load(clip_model), aims, draw)
+        compare = alike(model, concept, clip.load(clip_model), aims, draw, at_once)
         by = "text" if mode == "faithful" else "ids"
         spent: dict[str, Any] = {"steps": steps, "every": every, "lr": lr, "weight_decay": weight_decay}
         find = partial(at_random, aims=aims, compare=compare, by=by, pictures=pictures, **spent)

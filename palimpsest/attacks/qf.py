@@ -32,15 +32,13 @@ from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import encode, filled
 from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.reuse import Result, once
-from palimpsest.types import Count, Model
+from palimpsest.types import Count, Model, Positive, Share
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
 BUDGET = "black box, blind to the erased model; {length} characters behind each prompt ({form} search); each asked once"
 ALPHABET = "·~!@#$%^&*()=-*+.<>?,';:|\\/" + ascii_uppercase + digits  # 63 entries, "*" twice, as published
-
-
-Found = list[tuple[str, tuple[int, ...] | None]]  # of each prompt its characters, and the tokens of all where those were searched
+Found = list[tuple[str, tuple[int, ...] | None, tuple[float, ...]]]  # characters, tokens of all if those were searched, cosine by step
 
 
 class Aim(NamedTuple):
@@ -91,12 +89,13 @@ def greedy(aim: Aim, streams: Sequence[Draws], length: int, *, sweeps: int, mask
     def best(found: list[str], place: int, masked: bool) -> list[str]:
         candidates = [[text[:place] + c + text[place + 1 :] for c in ALPHABET] for text in found]
         values = torch.tensor(aim.read([(n, f"{aim.rows[n].text} {s}") for n, mine in enumerate(candidates) for s in mine], masked))
+        curves.append(values.view(len(found), -1).amin(1).tolist())
         return [mine[at] for mine, at in zip(candidates, values.view(len(found), -1).argmin(1).tolist(), strict=True)]
 
-    found = [ALPHABET[int(draws.integers(len(ALPHABET), 1))] if random_first else "" for draws in streams]
+    found, curves = [ALPHABET[int(draws.integers(len(ALPHABET), 1))] if random_first else "" for draws in streams], list[list[float]]()
     for n, place in enumerate([*range(int(random_first), length)] * (1 + sweeps)):
         found = best(found, place, masked_fill or n >= length - int(random_first))
-    return [(text, None) for text in found]
+    return [(text, None, curve) for text, curve in zip(found, zip(*curves, strict=True), strict=True)]
 
 
 def paired(draws: Draws, herd: Sequence[str]) -> list[str]:
@@ -104,25 +103,24 @@ def paired(draws: Draws, herd: Sequence[str]) -> list[str]:
     m, length = len(herd), len(herd[0])
     mates, cuts = draws.integers(m, m).tolist(), (draws.integers(length - 1, m) + 1).tolist()
     places, chosen = draws.integers(length, m).tolist(), draws.integers(len(ALPHABET), m).tolist()
-    made = []
-    for mine, mate, cut, place, c in zip(herd, mates, cuts, places, chosen, strict=True):
-        for text in (herd[mate][:cut] + mine[cut:], mine[:cut] + herd[mate][cut:]):
-            made.append(text[:place] + ALPHABET[c] + text[place + 1 :])
-    return made
+    each = zip(herd, [herd[mate] for mate in mates], cuts, places, chosen, strict=True)
+    crossed = [(text, at, c) for mine, other, cut, at, c in each for text in (other[:cut] + mine[cut:], mine[:cut] + other[cut:])]
+    return [text[:at] + ALPHABET[c] + text[at + 1 :] for text, at, c in crossed]
 
 
 def genetic(aim: Aim, streams: Sequence[Draws], length: int, *, pool: int, generations: int, survivors: int) -> Found:
     """The best string that was ever met."""
     picked = [draws.noise(pool, len(ALPHABET)).argsort(1)[:, :length].tolist() for draws in streams]
     herds = [["".join(ALPHABET[c] for c in row) for row in mine] for mine in picked]
-    known: list[dict[str, float]] = [{} for _ in streams]
+    known, curves = [dict[str, float]() for _ in streams], list[list[float]]()
     for _ in range(generations):
         herds = [paired(draws, herd) for draws, herd in zip(streams, herds, strict=True)]
         fresh = [(n, s) for n, herd in enumerate(herds) for s in dict.fromkeys(herd) if s not in known[n]]
         for (n, s), value in zip(fresh, aim.read([(n, f"{aim.rows[n].text} {s}") for n, s in fresh]), strict=True):
             known[n][s] = value
         herds = [sorted(herd, key=lambda s, n=n: (known[n][s], s))[:survivors] for n, herd in enumerate(herds)]  # type: ignore[misc]
-    return [(min(seen, key=seen.__getitem__), None) for seen in known]
+        curves.append([known[n][herd[0]] for n, herd in enumerate(herds)])
+    return [(min(seen, key=seen.__getitem__), None, curve) for seen, curve in zip(known, zip(*curves, strict=True), strict=True)]
 
 
 def places(model: Model, row: Prompt, length: int, slots: str) -> tuple[list[int], list[int]]:
@@ -159,7 +157,7 @@ def descended(
     around = [places(aim.model, row, length, slots) for row in aim.rows]
     letters = [spelt[:, len(head) + 1 :][:, :length].T for head, _ in around]
     logits = [torch.full((length, len(ALPHABET)), 1 / len(ALPHABET), dtype=torch.float64) for _ in around]
-    known: dict[tuple[int, tuple[int, ...]], float] = {}
+    known, curves = dict[tuple[int, tuple[int, ...]], float](), list[list[float]]()
     best: list[tuple[float, Any]] = [(0.0, None)] * len(around)
     for _ in range(iterations):
         soft = [sampled(draws, mine, samples, tau) for draws, mine in zip(streams, logits, strict=True)]
@@ -168,6 +166,7 @@ def descended(
         asked = [[(n, (*around[n][0], *one, *around[n][1])) for one in mine] for n, mine in enumerate(ids)]
         fresh = [key for key in dict.fromkeys(chain(*asked)) if key not in known]
         known.update(zip(fresh, (1 / torch.tensor(aim.read(fresh))).tolist(), strict=True))
+        curves.append([1 / max(known[key] for key in mine) for mine in asked])
         for n, mine in enumerate(asked):
             values = [known[key] for key in mine]
             if max(values) >= best[n][0]:
@@ -179,20 +178,23 @@ def descended(
                 v, y = gradient(aim, *mine[s], letters[n].to(aim.states.device), len(around[n][0]) + 1), soft[n][s]
                 up += y * (v - (y * v).sum(1, keepdim=True)) / tau
             logits[n] = logits[n] + step / iterations**0.5 * up.sign()
-    return [found for _, found in best]
+    return [(*found, curve) for (_, found), curve in zip(best, zip(*curves, strict=True), strict=True)]
 
 
-def answered(model: Model, row: Prompt, characters: str, ids: Sequence[int] | None, by: str) -> tuple[Prompt, dict[str, float]]:
-    """The prompt with its characters; and whether its text is read as the very tokens that were searched."""
+def answered(model: Model, row: Prompt, by: str, characters: str, ids: Sequence[int] | None, curve: Sequence[float]) -> tuple[Prompt, list]:
+    """The prompt with its characters; its log, which says, too, whether its text is read as the very tokens that were searched."""
     whole = row._replace(text=f"{row.text} {characters}", stage=1, by=by)
     read = search.encoded(model, whole)
-    return whole._replace(ids=tuple(ids or read)), {"unit": row.unit, "same_tokens": float(ids is None or list(ids) == read)}
+    log = [{"unit": float(row.unit), "step": step, "loss": loss} for step, loss in enumerate(curve)]
+    return whole._replace(ids=tuple(ids or read)), [*log, {"unit": row.unit, "same_tokens": float(ids is None or list(ids) == read)}]
 
 
 def roomy(model: Model, plain: Prompts, length: int) -> set[int]:
     """The units whose prompts leave room for the characters; how many there are is said where it is not all."""
     room = model.tokenizer.model_max_length - 2 - length
     kept = {row.unit for row in plain.rows if max(len(search.encoded(model, row)), len(row.text.split(" "))) <= room}
+    if not plain.rows:
+        raise ValueError(search.NOTHING)
     if not kept or length < 2:
         raise ValueError(f"length: none of {len(plain.rows)} prompts has room for {length} characters (at least 2); use shorter prompts")
     if len(kept) < len(plain.rows):
@@ -203,10 +205,9 @@ def roomy(model: Model, plain: Prompts, length: int) -> set[int]:
 def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int, draws: Stream = Seeded,
     form: Literal["greedy", "genetic", "pgd"] = "greedy", length: Count = 5,
-    targeted: bool = False, sentences: list[str] | None = None, phrase: str | None = None, agreement: float = 0.9,
-    sweeps: int = 1, masked_fill: bool = False, random_first: bool = False,
-    pool: int = 10, generations: int = 50, survivors: int = 20,
-    iterations: int = 100, samples: int = 100, top: int = 5, tau: float = 0.5, step: float = 1.0,
+    targeted: bool = False, sentences: list[str] | None = None, phrase: str | None = None, agreement: Share = 0.9,
+    sweeps: int = 1, masked_fill: bool = False, random_first: bool = False, pool: Count = 10, generations: Count = 50,
+    survivors: Count = 20, iterations: Count = 100, samples: Count = 100, top: int = 5, tau: Positive = 0.5, step: Positive = 1.0,
     backward: Literal["last", "all"] = "last", slots: Literal["words", "tokens"] = "words",
     by: Literal["text", "ids"] = "text", prompts: Count | None = None, at_once: Count = 8, batch: Count = 256,
 ) -> Prompts:  # fmt: skip
@@ -223,8 +224,7 @@ def attack(
         by: whether the text is asked, as published, or the tokens (those that pgd searched).
         prompts, at_once, batch: how many of the plain prompts (None: all); searched side by side; rows that the encoder reads at a time.
     """
-    plain, blind, stream = plain.units(prompts), cache(original), search.seeded(draws, seed)
-    fits = roomy(model, plain, length)
+    fits, blind, stream = roomy(model, plain := plain.units(prompts), length), cache(original), search.seeded(draws, seed)
     searches: dict[str, Callable[..., Found]] = {"greedy": greedy, "genetic": genetic, "pgd": descended}
     sizes: dict[str, dict[str, Any]] = {
         "greedy": {"sweeps": sweeps, "masked_fill": masked_fill, "random_first": random_first},
@@ -243,7 +243,8 @@ def attack(
 
         about = {"asked": [(row.text, row.seed) for row in rows], "seed": seed, "form": form, "length": length, "targeted": targeted}
         made = once("qf", {**about, **sizes[form], **given, "agreement": agreement, "batch": batch}, found)[1] if rows else []
-        answers = [answered(model, row, text, ids, by) for row, (text, ids) in zip(rows, made, strict=True)]
-        return Prompts([row for row in some.rows if row.unit not in fits] + [row for row, _ in answers], log=[line for _, line in answers])
+        answers = [answered(model, row, by, *one) for row, one in zip(rows, made, strict=True)]
+        others = [row for row in some.rows if row.unit not in fits]
+        return Prompts([*others, *(row for row, _ in answers)], log=[line for _, log in answers for line in log])
 
     return pieces.by_prompt(plain, at_once, ask)

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -31,58 +32,59 @@ from palimpsest.diffusion import encode, filled
 from palimpsest.draws import Draws, Seeded, Stream
 from palimpsest.files import sha256
 from palimpsest.reuse import Result, once
-from palimpsest.types import Count, Model
+from palimpsest.types import Count, File, Model, Share
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
-BUDGET = "black box, blind to the erased model; {generations} generations of {population} times {k} tokens ({form}); each asked once"
+BUDGET = {
+    "prompts_file": "black box, blind to the erased model; the prompts of a file, each asked once",
+    "form: soft": "white box, blind to the erased model; its UNet is shown the embedding of each prompt with {eta} times the concept, once",
+    "": "black box, blind to the erased model; {generations} generations of {population} times {k} tokens; each asked once",
+}
 PAIRS = ("prompt", "prompt1"), ("sensitive prompt", "normal prompt"), ("with", "without")  # columns: with and without the concept
 WORD = "ring-a-bell"  # of the soft form: <ring-a-bell-7> is the context found for unit 7
 EVERY = 50  # generations between two rows of the log
 
 
-def columns(setting: str, file: str, *known: tuple[str, ...]) -> list[list[str]]:
-    """The rows of a csv, cut to the first of these sets of columns that it has.
+def read_prompts(file: str, seed: int) -> list[Prompt]:
+    """Prompts that were found before, as the authors publish them: column prompt, and evaluation_seed where there is one.
 
     Raises:
-        ValueError: it is missing, or no CSV of UTF-8, or empty, or has none of them.
+        ValueError: there are none, or one has something else than a seed for its seed.
     """
-    if not Path(file).is_file():
-        raise ValueError(f"{setting}: {file} is not there; name a csv file, or leave the setting out")
-    rows = lists.rows(setting, file)
-    names = next((names for names in known if rows and rows[0].keys() >= set(names)), None)
-    if names is None:
-        raise ValueError(
-            f"{setting}: {file} has no rows with the columns {' or '.join(map(', '.join, known))}; name them in its first line"
-        )
-    return [[row[name].strip() for name in names] for row in rows]
-
-
-def read_prompts(file: str, seed: int) -> list[Prompt]:
-    """Prompts that were found before, as the authors publish them: column prompt, and evaluation_seed where there is one."""
-    rows = columns("prompts_file", file, ("prompt", "evaluation_seed"), ("prompt",))
-    seeds = [lists.whole(row[1]) if row[1:] else None for row in rows]
-    each = enumerate(zip(rows, seeds, strict=True))
-    return [Prompt(row[0], seed + n if own is None else own, stage=1) for n, (row, own) in each if row[0]]
+    rows = [(text, *own, "") for text, *own in lists.columns("prompts_file", file, ("prompt", "evaluation_seed"), ("prompt",))]
+    if not any(text for text, *_ in rows):
+        raise ValueError(f"prompts_file: {file} has a prompt in none of its rows; write some, or name another file")
+    seeds = [lists.seeded("prompts_file", file, n, own) if own and text else seed + n for n, (text, own, *_) in enumerate(rows)]
+    return [Prompt(text, own, stage=1) for (text, *_), own in zip(rows, seeds, strict=True) if text]
 
 
 def pairs(concept: Concept, file: str | None) -> list[list[str]]:
     """Prompts with and without the concept: of a csv, or the concept's own sentences and those with its anchor in them."""
     if file:
-        return columns("pairs_file", file, *PAIRS)
+        return lists.columns("pairs_file", file, *PAIRS)
     if not concept.pairs:
         raise ValueError(f"pairs_file: the prompts of {concept.name} hold no pairs; name a csv with the columns {', '.join(PAIRS[0])}")
     return [list(pair) for pair in concept.pairs]
 
 
 def read_vector(file: str, shape: torch.Size) -> Tensor:
-    """A concept vector from a file of one tensor, .npy as the authors publish theirs, or .safetensors."""
+    """A concept vector from a file of one tensor, .npy as the authors publish theirs, or .safetensors.
+
+    Raises:
+        ValueError: it is not there, or holds something else.
+    """
     if not Path(file).is_file():
         raise ValueError(f"vector_file: {file} is not there; name a .npy or .safetensors file, or leave the setting out")
-    npy = file.endswith(".npy")
-    value = torch.from_numpy(np.load(file, allow_pickle=False)) if npy else next(iter(load_file(file).values()))
+    try:
+        npy = file.lower().endswith(".npy")
+        (value,) = [torch.from_numpy(np.load(file, allow_pickle=False))] if npy else load_file(file).values()
+    except (SafetensorError, OSError, EOFError, TypeError, ValueError) as error:  # of what is empty, or of another kind
+        raise ValueError(f"vector_file: {file} is no .npy or .safetensors file of one tensor of numbers ({error}); get it again") from None
     if value.numel() != shape.numel():
         raise ValueError(f"vector_file: {file} is {tuple(value.shape)}, not {tuple(shape)}; make it with this base's text encoder")
+    if value.is_complex() or not value.isfinite().all():
+        raise ValueError(f"vector_file: {file} holds what is no finite number; make it again")
     return value.float().view(shape)
 
 
@@ -194,8 +196,8 @@ def said(model: Model, rows: Sequence[Prompt], found: Tensor, by: str, log: Sequ
 def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int, draws: Stream = Seeded,
     form: Literal["tokens", "soft"] = "tokens", eta: float = 3.0, k: Count = 16,
-    population: Count = 200, generations: Count = 3000, crossover_rate: float = 0.5, mutation_rate: float = 0.25,
-    pairs_file: str | None = None, vector_file: str | None = None, means_of: Count | None = None, prompts_file: str | None = None,
+    population: Count = 200, generations: Count = 3000, crossover_rate: Share = 0.5, mutation_rate: Share = 0.25,
+    pairs_file: File | None = None, vector_file: File | None = None, means_of: Count | None = None, prompts_file: File | None = None,
     by: Literal["text", "ids"] = "text", prompts: Count | None = None, at_once: Count = 8, batch: Count = 256,
 ) -> Prompts:  # fmt: skip
     """Say each plain prompt, with the concept added to it, in other tokens.
@@ -215,6 +217,8 @@ def attack(
         return pieces.by_prompt(Prompts(read_prompts(prompts_file, seed)), at_once, lambda some: some)
     if not 1 <= k <= (room := model.tokenizer.model_max_length - 2) or population < 2 or generations < 1:
         raise ValueError(f"k, population, generations: {k}, {population}, {generations}; at most {room} tokens fit, 2 and 1 are the least")
+    if not (plain := plain.units(prompts)).rows:
+        raise ValueError(search.NOTHING)
     size = Search(k, population, generations, crossover_rate, mutation_rate, batch)
     blind, stream = cache(original), search.seeded(draws, seed)
     added = cache(lambda: concept_vector(blind(), vector_file, [] if vector_file else pairs(concept, pairs_file), means_of))
@@ -239,4 +243,4 @@ def attack(
         made, log = once("ring_a_bell", {**settings, **size._asdict()}, ids)
         return said(model, rows, made["ids"], by, log)
 
-    return pieces.by_prompt(plain.units(prompts), at_once, ask)
+    return pieces.by_prompt(plain, at_once, ask)

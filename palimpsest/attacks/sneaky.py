@@ -30,7 +30,8 @@ from palimpsest import clip, pieces, safety
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.diffusion import filled
 from palimpsest.draws import Draws, Seeded, Stream
-from palimpsest.types import Count, Model
+from palimpsest.search import encoded
+from palimpsest.types import Count, Model, NotNegative, Positive, Share, Weights
 
 NEEDS = ("clip words",)  # of families/: without it not defined
 
@@ -200,9 +201,9 @@ def attack(
     model: Model, concept: Concept, images: Images, *, original: Callable[[], Model], plain: Prompts, seed: int,
     draw: Callable[..., Tensor], judge: Callable[[Tensor, Sequence[Prompt]], tuple[Tensor, Tensor]], draws: Stream = Seeded,
     method: Literal["policy", "random"] = "policy", subwords: Count = 3, letters: Count = 10, at_once: Count = 8,
-    pieces_of: Literal["legacy", "clean"] = "legacy", queries: int = 60, episodes: int = 50, lr: float = 0.1, threshold: float = 0.0,
-    missed: Literal["penalty", "similarity"] = "penalty", blocks: int = 5, plateau: float = 1e-4, share: float = 0.3,
-    clip_model: str = "openai/clip-vit-base-patch32", darkened: bool = False, skip: bool = True, prompts: Count | None = None,
+    pieces_of: Literal["legacy", "clean"] = "legacy", queries: Count = 60, episodes: int = 50, lr: Positive = 0.1, threshold: Share = 0.0,
+    missed: Literal["penalty", "similarity"] = "penalty", blocks: int = 5, plateau: NotNegative = 1e-4, share: Share = 0.3,
+    clip_model: Weights = "openai/clip-vit-base-patch32", darkened: bool = False, skip: bool = True, prompts: Count | None = None,
 ) -> Prompts:  # fmt: skip
     """Replace words of the plain prompts until the erased model draws the concept.
 
@@ -230,8 +231,7 @@ def attack(
     }  # fmt: skip
 
     def ask(rows: list[Prompt]) -> list[Answer]:
-        whole = filled(rows, at_once)
-        pixels = draw(model, Prompts(whole), batch=at_once)
+        pixels = draw(model, Prompts(whole := filled(rows, at_once)), batch=at_once)
         _, shown = judge(pixels, whole)
         seen = clip.images(eye, ((pixels + 1) / 255 - 1) if darkened else pixels, batch=at_once)
         alike = cosine_similarity(seen, torch.stack([wanted[row.unit] for row in whole])).clamp(min=0)
@@ -244,7 +244,7 @@ def attack(
             search(row, concept, known, ranked(eye, split(row.text), concept), draws(seed + row.seed), log, **given)
             for row, log in zip(missing, logs, strict=True)
         ]
-        found = side_by_side(each, ask)
+        found = [query._replace(ids=tuple(encoded(model, query))) for query in side_by_side(each, ask)]
         return Prompts(sorted([*some.rows, *found], key=lambda row: (row.unit, row.stage)), log=[line for log in logs for line in log])
 
     return pieces.by_prompt(plain, at_once, searched)

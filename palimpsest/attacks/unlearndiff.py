@@ -25,14 +25,16 @@ from torch import Tensor
 from palimpsest import pieces, search, targets
 from palimpsest.data import Concept, Images, Prompt, Prompts
 from palimpsest.draws import Draws, Seeded, Stream
-from palimpsest.types import Count, Model
+from palimpsest.types import Count, Model, NotNegative, Positive
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
 
-BUDGET = (
-    "white box; for each prompt {k} tokens in {timesteps} x {iterations} steps, a picture of the prompt and one behind each "
-    "of the {timesteps}, up to the first that shows the concept"
-)
+BUDGET = {
+    "stop_early": "white box; for each prompt {k} tokens in {timesteps} x {iterations} steps, a picture of the prompt and one behind each "
+    "of the {timesteps}, up to the first that shows the concept",
+    "": "white box; for each prompt {k} tokens in {timesteps} x {iterations} steps, a picture of the prompt and one behind each of the "
+    "{timesteps}",
+}
 
 
 def projected(a: Tensor, tolerance: float = 1e-5) -> Tensor:
@@ -72,9 +74,9 @@ def attack(
     mode: Literal["faithful", "fixed"] = "faithful",
     start: Literal["uniform", "random"] = "uniform",
     timesteps: Count = 50,
-    iterations: int = 40,
-    lr: float = 0.01,
-    weight_decay: float = 0.1,
+    iterations: Count = 40,
+    lr: Positive = 0.01,
+    weight_decay: NotNegative = 0.1,
     longest: int = 60,
     stop_early: bool = True,
     prompts: Count | None = None,
@@ -122,7 +124,7 @@ def attack(
 
     of = search.Variable(begin, move, after, lambda row: vocabulary[row.argmax(1)])
     budget = search.Budget(mode, timesteps, iterations, lr, weight_decay, stop_early)
-    look = search.looking(model, concept, draw, judge)
+    look = search.looking(model, concept, draw, judge, at_once)
 
     def ask(some: Prompts) -> Prompts:
         known = [row for row in some.rows if row.unit in frames]

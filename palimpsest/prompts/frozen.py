@@ -24,9 +24,9 @@ def read(file: Path, *keys: str) -> dict[str, Any]:
     if not file.exists():
         raise FileNotFoundError(f"prompts: {file} is not there; write it after {file.with_name('church.yaml')}, or take `of: template`")
     try:
-        said = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"prompts: {file} is no YAML: {' '.join(str(error).split())}") from None
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompts: {file} is no YAML in UTF-8: {' '.join(str(error).split())}") from None
     for key in ("by", *keys):
         if not isinstance(said, dict) or not said.get(key):
             raise ValueError(f"prompts: {file} says nothing under {key!r}; {file.with_name('church.yaml')} shows what it is")

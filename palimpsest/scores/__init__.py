@@ -34,9 +34,14 @@ def together(entries: Entries, images: Images, reference: Images | None) -> Scor
     """The columns of every entry, joined. The words of an attack stay behind: scores may be shared.
 
     However many pictures there are, a chunk of them is in memory, each of it read, or drawn, once for all scores.
+
+    Raises:
+        ValueError: there are none.
     """
+    if not len(images):
+        raise ValueError("images: there are none to look at; see what the attack, or the list of prompts, asked for")
     ready(entries)
-    firsts = range(0, max(len(images), 1), CHUNK)
+    firsts = range(0, len(images), CHUNK)
     bar = tqdm(firsts, desc=f"scores, {CHUNK} pictures at a time", mininterval=1, disable=len(firsts) == 1)
     parts = [looked(entries, images[n : n + CHUNK].reading_once(), reference and reference.reading_once()) for n in bar]
     columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from palimpsest.data import Images, Scores, to_bytes
 from palimpsest.scores import instrument, there
-from palimpsest.types import Count
+from palimpsest.types import Count, Share
 
 BATCH = 64
 
@@ -121,8 +121,8 @@ def score(
     model: str = "320n",
     size: Count = 320,
     channels: Literal["rgb", "as_shipped"] = "rgb",
-    floor: float = 0.25,
-    overlap: float = 0.45,
+    floor: Share = 0.25,
+    overlap: Share = 0.45,
 ) -> Scores:
     """Column `nudity`, "n 18": the largest confidence with which each label is found in a picture; 0 where it is not.
 

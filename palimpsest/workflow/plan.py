@@ -86,9 +86,9 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
 
 
 def budgets(settings: Settings, attacks: Sequence[str], concept: str, base: str) -> dict[str, str]:
-    """What each attack may do, in words: the sentence BUDGET of its file, filled with its settings."""
+    """What each attack may do, in words."""
     taken = {name: params.plugin(settings, "attacks", name, concept, base) for name in attacks}
-    return {name: signatures.budget(of).format(**{**signatures.defaults("attacks", of), **chosen}) for name, (of, chosen) in taken.items()}
+    return {name: signatures.budget(of, chosen) for name, (of, chosen) in taken.items()}
 
 
 def gate(names: Mapping[str, str], settings: Settings) -> dict[str, Any]:

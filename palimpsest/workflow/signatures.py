@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +14,31 @@ from palimpsest.workflow.complaints import ParamsError
 
 PACKAGE = Path(__file__).parents[1]
 VERBS = {"methods": "erase", "attacks": "attack", "scores": "score", "prompts": "prompts", "references": "pictures"}
-LEAST = {"int": 0, "Count": 1}  # of whole numbers, by their annotation
 GIVEN = {"seed", "original", "judge", "draw", "plain", "draws"}  # handed over by the scripts, not by params.yaml
+
+
+class Span(NamedTuple):
+    """What a number may be: its type and its bounds in words, the least and the most."""
+
+    said: str
+    least: float
+    most: float = float("inf")
+
+
+TINY = sys.float_info.min  # the least above 0
+NUMBERS = {  # by their annotation (types.py)
+    "int": Span("int from 0", 0),
+    "Count": Span("int from 1", 1),
+    "Timestep": Span("int from 0 to 999", 0, 999),
+    "Timesteps": Span("int from 1 to 1000", 1, 1000),
+    "float": Span("float", float("-inf")),
+    "Positive": Span("float above 0", TINY),
+    "NotNegative": Span("float from 0", 0),
+    "Share": Span("float from 0 to 1", 0, 1),
+    "Portion": Span("float above 0, at most 1", TINY, 1),
+}
+LEAST = {name: span.least for name, span in NUMBERS.items() if span.said.startswith("int")}  # of whole numbers
+PLACES = {"File": "file", "Weights": "folder or name on the hub"}  # texts that are not free, likewise
 
 
 class Setting(NamedTuple):
@@ -52,9 +77,13 @@ def given(folder: str, name: str) -> set[str]:
 
 
 def defaults(folder: str, name: str) -> dict[str, Any]:
-    """The default of every setting that has one."""
+    """The default of every setting that has one, which may be a constant of the file."""
     found = {key: arguments(folder, name)[key][1] for key in settings(folder, name)}
-    return {key: ast.literal_eval(default) for key, default in found.items() if default is not None}
+    return {
+        key: literal(folder, name, default.id) if isinstance(default, ast.Name) else ast.literal_eval(default)
+        for key, default in found.items()
+        if default is not None
+    }
 
 
 @cache
@@ -70,29 +99,36 @@ def literal(folder: str, name: str, constant: str) -> Any:
     return None
 
 
-def budget(attack: str) -> str:
-    """The sentence BUDGET of an attack's file, with its settings in braces.
+def budget(attack: str, chosen: Mapping[str, Any]) -> str:
+    """The sentence BUDGET of an attack's file, with its settings in braces filled in. Where there are several, the first whose key holds: a
+    setting that is set, as `stop_early`, or set so, as `form: soft`, or "".
 
     Raises:
         ParamsError: there is none.
     """
-    said = literal("attacks", attack, "BUDGET")
+    said, whole = literal("attacks", attack, "BUDGET"), {**defaults("attacks", attack), **chosen}
     if said is None:
         raise ParamsError(f"palimpsest/attacks/{attack}.py has no BUDGET; palimpsest/attacks/cce.py shows what it is")
-    return said
+    sentences = said if isinstance(said, dict) else {"": said}
+    so = {key for name, value in whole.items() for key in (name if value else "", f"{name}: {value}")}
+    return next(sentence for key, sentence in sentences.items() if key in {"", *so}).format(**whole)
 
 
 def fits(value: Any, annotation: ast.expr) -> bool:
-    """Whether a value from YAML is of the annotated type. A whole number is a float, an int is not below 0 and a Count (types.py) not below
-    1; true is no number."""
+    """Whether a value from YAML is of the annotated type. A whole number is a float; true is no number, and .nan is out of all bounds."""
     match annotation:
         case ast.BinOp(left=left, right=right):
             return fits(value, left) or fits(value, right)
         case ast.Constant(value=None):
             return value is None
-        case ast.Name(id=name):
-            kinds: dict[str, Any] = {"int": int, "Count": int, "str": str, "bool": bool, "float": (int, float)}
-            return isinstance(value, kinds[name]) and (name == "bool" or not isinstance(value, bool)) and value >= LEAST.get(name, value)
+        case ast.Name(id=name) if name in NUMBERS:
+            span = NUMBERS[name]
+            number = isinstance(value, int if span.said.startswith("int") else (int, float)) and not isinstance(value, bool)
+            return number and span.least <= value <= span.most
+        case ast.Name(id="bool"):
+            return isinstance(value, bool)
+        case ast.Name(id=name) if name == "str" or name in PLACES:
+            return isinstance(value, str)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             return value in ast.literal_eval(choices) if isinstance(choices, ast.Tuple) else value == ast.literal_eval(choices)
         case ast.Subscript(value=ast.Name(id="list"), slice=inner):
@@ -104,4 +140,14 @@ def fits(value: Any, annotation: ast.expr) -> bool:
 
 def said(annotation: ast.expr) -> str:
     """The type as people read it: `int from 1 | None`."""
-    return re.sub(r"\b(int|Count)\b", lambda kind: f"int from {LEAST[kind[0]]}", ast.unparse(annotation))
+    words = {name: span.said for name, span in NUMBERS.items()} | PLACES
+    return re.sub(r"\b\w+\b", lambda name: words.get(name[0], name[0]), ast.unparse(annotation))
+
+
+def places(folder: str, name: str, chosen: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What a plug-in opens with these settings, defaults included: the setting, its annotation, and the file, folder or model."""
+    whole = {**defaults(folder, name), **chosen}
+    for key, setting in settings(folder, name).items():
+        for kind in sorted(PLACES.keys() & set(ast.unparse(setting.annotation).split(" | "))):
+            if whole.get(key):
+                yield key, kind, whole[key]
