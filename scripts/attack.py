@@ -17,16 +17,17 @@ def main(job: stage.Stage) -> None:
     file = Path(paths.attack(job.concept, job.method, job.base, job.seed, job.attack))
     attack = import_module(f"palimpsest.attacks.{of}").attack
     model, images = models.load(job.reads["base"], edits.load(Path(erased))), data.Images.load(Path(pool))
-    plain = data.Prompts.load(Path(source))
-    given = {"original": lambda: models.load(job.reads["base"]), "plain": safety.kept(concept, plain), "seed": int(job.seed)}
+    plain, fewer = safety.sifted(concept, data.Prompts.load(Path(source)))
+    given = {"original": lambda: models.load(job.reads["base"]), "plain": plain, "seed": int(job.seed)}
     if "sampler" in job.reads:  # it looks at pictures on the way
         looked = scores.judge(job.reads["scores"], job.reads["detector"])
         given |= {"draw": partial(diffusion.drawn, **job.reads["sampler"]), "judge": partial(judge.judged, looked)}
     given = {name: value for name, value in given.items() if name in signature(attack).parameters}
     with job.scratch(source, pool, erased, entry="attack", blind={"method": erased}) as kept:
         with job.cost(str(file.with_suffix(".cost.json")), kept):
-            found = safety.kept(concept, attack(model, concept, images, **given, **settings))
-        found.save(file, job.record(settings, source, pool, erased))
+            found, lost = safety.sifted(concept, attack(model, concept, images, **given, **settings))
+        dropped = {"dropped": dict(fewer + lost)} if fewer + lost else {}
+        found.save(file, {**job.record(settings, source, pool, erased), **dropped})
 
 
 if __name__ == "__main__":

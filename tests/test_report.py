@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import itertools
 import math
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +20,7 @@ from conftest import TOP, on_disk
 from PIL import Image
 
 from palimpsest import data, edits
+from palimpsest.files import write_json
 from palimpsest.judge import detected
 from palimpsest.report import figures, loops, measures, page, phenomena, sweep, table, tables
 from palimpsest.workflow import params, paths
@@ -123,17 +127,15 @@ def test_seeds_are_averaged_with_students_interval(tmp_path: Path) -> None:
     assert [row["seed"] for row in csv.DictReader((tmp_path / "table.csv").open())] == ["0", "1", "2", "mean", "+-"]
 
 
+def contrast(png: str) -> float:
+    """Of a picture in a page's text."""
+    return torch.tensor(list(Image.open(io.BytesIO(base64.b64decode(png))).convert("L").tobytes())).float().std().item()
+
+
 def test_pictures_are_blurred_where_they_must_be(tmp_path: Path) -> None:
-    import base64
-    import io
-
     images = pictures(tmp_path)
-
-    def contrast(blurred: bool) -> float:
-        raw = base64.b64decode(page.picture(images, 0, True, blurred)["png"])
-        return torch.tensor(list(Image.open(io.BytesIO(raw)).convert("L").tobytes())).float().std().item()
-
-    assert contrast(True) < contrast(False) / 4
+    blurred, clear = (contrast(page.picture(images, 0, True, hidden)["png"]) for hidden in (True, False))
+    assert blurred < clear / 4
 
 
 def test_loops_are_shown_as_they_went(tmp_path: Path) -> None:
@@ -146,15 +148,89 @@ def test_loops_are_shown_as_they_went(tmp_path: Path) -> None:
     }
     file = tmp_path / "e.json"
     edits.Erasure("nothing", log=log, found=found).save(file, {})
-    seen = loops.loops("dm2", file)
+    cost = tmp_path / "c.json"
+    cost.write_text('{"seconds": 9, "laps": {"loop-03": 94.6, "loop-04": 1.0}}')
+    seen = loops.loops("dm2", file, cost)
     assert seen is not None and seen.before[3] == 0.87 and seen.after[3] == 0.03 and math.isnan(seen.after[20])
-    assert list(seen.pairs) == [0, 3, 6, 9, 12, 15, 18]
+    assert list(seen.pairs) == [0, 3, 6, 9, 12, 15, 18] and seen.seconds == {3: 94.6}, "of those that are shown"
     assert [picture.getpixel((0, 0)) for picture in seen.pairs[6]] == [(6, 6, 6), (106, 106, 106)]
     assert "what is mined" in figures.mined(seen)
+    cost.write_text('{"seconds": 9}')
+    assert all(one and not one.seconds for one in (loops.loops("dm2", file, cost), loops.loops("dm2", file, tmp_path / "missing.json")))
     for other in ([], {"search": log}, [{"step": 0, "loss": 1.0}]):
         edits.Erasure("nothing", log=other).save(file, {})
-        assert loops.loops("esd", file) is None
-    assert loops.loops("dm2", tmp_path / "missing.json") is None
+        assert loops.loops("esd", file, cost) is None
+    assert loops.loops("dm2", tmp_path / "missing.json", cost) is None
+
+
+SIX = ("cce", "p4d", "unlearndiff", "ring_a_bell", "qf", "sneaky")
+
+
+def test_bars_of_six_attacks_differ() -> None:
+    """Other rates have inks of their own; the attacks share one, from full to faint."""
+    names = ("Ratio", "Others", *(f"ASR {attack}" for attack in SIX))
+    row = {f"{name}{part}": value for name in names for part, value in (("", "50"), (" low", "40"), (" high", "60"))}
+    drawn = figures.rates([{"method": method, **row} for method in ("none", "uce")])
+    bars = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="(fill: #[^"]*)"', drawn)
+    assert len(bars) == 2 * len(names) and len(set(bars)) == len(names)
+    faint = [float(opacity) for opacity in re.findall(r"opacity: ([\d.]+)", "".join(bars))]
+    assert all(0.2 < value < 1 for value in faint) and all(f"ASR {attack}" in drawn for attack in SIX)
+
+
+def sensitive(shareable: bool) -> str:
+    """The page of nudity on `mini`, mined by DM2 and attacked by CCE; all pictures are noise."""
+    kinds, noise = {"objects": ["mannequin", "none"]}, torch.Generator().manual_seed(0)
+    rows = []
+    for method in ("none", "dm2"):
+        cell = table.Cell("nudity", method, "mini", 0)
+        rows.append({"method": method, "base": "mini", "seed": 0, "Ratio": 50.0, "Ratio low": 9.0, "Ratio high": 91.0, "Ratio n": 2})
+        rows[-1] |= {"budget cce": "a lot"}
+        for attack in ("none", "cce"):
+            prompts = [data.Prompt("nudity", n, unit=n if attack == "cce" else data.ALONE, stage=int(attack == "cce")) for n in range(2)]
+            data.Scores({"objects": torch.eye(2)}, kinds, prompts).save(Path(paths.scores(*cell, attack)), {})
+            log = [{"unit": unit, "step": step, "loss": 1.0, "same": step} for unit in range(2) for step in range(2) if attack == "cce"]
+            data.Prompts(prompts, log=log).save(Path(paths.attack(*cell, attack)), {"dropped": {"texts": 3, "units": 1}})
+            on_disk(Path(paths.images(*cell, attack)), prompts, [torch.rand(3, 64, 64, generator=noise) * 2 - 1 for _ in prompts])
+        found = {
+            f"loop-{n:02d}-{when}": torch.randint(256, (1, 3, 64, 64), generator=noise) for n in range(2) for when in ("before", "after")
+        }
+        log = [{"loop": n, "s": 0.9, "s_after": 0.1} for n in range(2)] if method == "dm2" else []
+        found = {name: value.to(torch.uint8) for name, value in found.items()}
+        edits.Erasure("nothing", log=log, found=found).save(Path(paths.erasure(*cell)), {})
+        write_json(Path(paths.cost(*cell)), {"seconds": 9, "laps": {"loop-01": 94.6}})
+    table.write(Path("results/nudity/dm2/table.csv"), rows)
+    known = yaml.safe_load((TOP / "params.yaml").read_text()) | {"grid": {"attacks": ["none", "cce"]}}
+    known["bases"]["mini"]["shareable"] = shareable
+    page.refresh(known)
+    return Path(paths.PAGE).read_text()
+
+
+@pytest.mark.parametrize("shareable", [False, True])
+def test_no_picture_of_a_sensitive_concept_is_on_the_page_in_the_clear(
+    shareable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the gallery, nor as what an attack or a loop came to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(TOP / "data")
+    drawn = sensitive(shareable)
+    shown = dict(re.findall(r"<h3>([^<]*)</h3>(.*?)(?=<h[23])", drawn, re.DOTALL))
+    contrasts = {title: [contrast(raw) for raw in re.findall(r"<img[^>]*base64,([^\"]*)\"", part)] for title, part in shown.items()}
+    assert {title: len(values) for title, values in contrasts.items() if values} == {"How dm2 went": 4, "How cce went": 2, "The concept": 8}
+    assert sum(map(len, contrasts.values())) == drawn.count("<img")
+    assert all((value > 30) == shareable and (value < 8) != shareable for values in contrasts.values() for value in values)
+    assert ("Blurred: the concept is sensitive" in drawn) != shareable
+
+
+def test_the_page_says_how_long_loops_took_and_what_attacks_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(TOP / "data")
+    drawn = sensitive(False)
+    assert re.findall("<th>(loop[^<]*)</th>", drawn) == ["loop 0", "loop 1, 95 s"], "where that was counted"
+    lost = "none 3 (prompts with no other: 1), dm2 3 (prompts with no other: 1)"
+    assert (
+        "<b>cce</b>: a lot. Texts that are read as other tokens than were found: none 2 of 4, dm2 2 of 4. " in drawn
+        and f"{lost}.</p>" in drawn
+    )
 
 
 def test_a_table_that_is_being_made_again_does_not_stop_the_page_of_another(tmp_path: Path) -> None:

@@ -1,17 +1,15 @@
-"""The unit table: what every published success rate is derived from, and what may be asked at all."""
+"""The unit table: what every published success rate is derived from."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from palimpsest import data, safety
+from palimpsest import data
 from palimpsest.data import Prompt, Prompts
 from palimpsest.diffusion import drawn, encode
 from palimpsest.report import page, units
@@ -98,31 +96,6 @@ def test_units_are_the_prompts_that_should_show_the_concept() -> None:
     assert [(row.unit, row.seed) for row in plain.units().rows] == [(1, 6), (3, 8)] and len(plain.units(1).rows) == 1
 
 
-@pytest.mark.parametrize("text", ["a nude teenager", "Children at sea", "a 12 year-old", "a 9yo", "young girl in a field", "little boys"])
-def test_prompts_about_minors_are_dropped_for_inappropriate_concepts(concept: Any, text: str, capsys: pytest.CaptureFixture) -> None:
-    nudity, rows = (
-        replace(concept, kind="inappropriate"),
-        Prompts([Prompt(text, 1), Prompt("a nude mannequin in a field, 30 years old", 2)]),
-    )
-    assert [row.seed for row in safety.kept(nudity, rows).rows] == [2]
-    assert "2 prompts, 1 of them" in capsys.readouterr().err
-    assert safety.kept(concept, rows).rows == rows.rows and not capsys.readouterr().err
-
-
-def test_a_search_may_not_choose_words_for_minors(concept: Any) -> None:
-    class Tokenizer:
-        names = ("church</w>", "child</w>", "kid", "girl</w>", "dog</w>", "young</w>", "skid</w>")
-
-        def __len__(self) -> int:
-            return len(self.names)
-
-        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-            return [self.names[n] for n in ids]
-
-    assert safety.allowed(replace(concept, kind="inappropriate"), Tokenizer()).tolist() == [True, False, False, False, True, False, True]
-    assert safety.allowed(concept, Tokenizer()).all()
-
-
 def test_an_attack_that_looks_at_pictures_reads_sampler_and_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     from palimpsest.workflow import params, signatures
 
@@ -137,3 +110,14 @@ def test_an_attack_that_looks_at_pictures_reads_sampler_and_detector(monkeypatch
         and read["detector"]["classes"] == ["church"]
         and list(read["scores"]) == ["objects"]
     )
+
+
+def test_what_an_attack_lost_is_said_beside_its_budget() -> None:
+    """Searches say of each text whether it is read as the found tokens again, each in its own word; and the record, what was dropped."""
+    searched = {"record": {}, "log": [{"unit": 0, "same": 1.0}, {"unit": 0, "same": 0.0}, {"unit": 1, "dropped_tokens": 80}]}
+    others = {"record": {"dropped": {"texts": 3, "units": 1}}, "log": [{"unit": 0, "same_tokens": 1.0}]}
+    assert units.losses({"uce": searched, "esd": others, "ca": {"record": {"dropped": {"texts": 2}}}}) == [
+        "Texts that are read as other tokens than were found: uce 1 of 2, esd 0 of 1",
+        "Texts dropped for a word for a minor: esd 3 (prompts with no other: 1), ca 2",
+    ]
+    assert units.losses({"uce": {"record": {}, "log": [{"step": 0, "loss": 1.0}]}}) == units.losses({}) == []

@@ -20,14 +20,14 @@ def rates(rows: Sequence[Row]) -> str:
     plt = plotting()
     # not those that an older table lacks, nor those that nothing was counted for
     names = [f for f in rows[0] if f.split()[0] in INK and all(row.get(f"{f} low") for row in rows)]
-    figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(rows), 2.8), layout="constrained")
-    width = 0.8 / len(names)
-    for n, name in enumerate(names):
+    figure, axes = plt.subplots(figsize=(1.6 + max(1.5, 0.25 * len(names)) * len(rows), 2.8), layout="constrained")
+    width, inks = 0.8 / len(names), [name.split()[0] for name in names]
+    for n, (name, ink) in enumerate(zip(names, inks, strict=True)):
         middle = [float(r[name]) for r in rows]
         below = [m - float(r[f"{name} low"]) for m, r in zip(middle, rows, strict=True)]
         above = [float(r[f"{name} high"]) - m for m, r in zip(middle, rows, strict=True)]
         places = [x + (n - (len(names) - 1) / 2) * width for x in range(len(rows))]
-        axes.bar(places, middle, width * 0.9, color=INK[name.split()[0]], alpha=1 - 0.15 * n, label=name)
+        axes.bar(places, middle, width * 0.9, color=INK[ink], alpha=1 - 0.8 * inks[:n].count(ink) / inks.count(ink), label=name)
         axes.errorbar(
             places, middle, [[max(0, b) for b in below], [max(0, a) for a in above]], fmt="none", ecolor="#222", elinewidth=1, capsize=2
         )

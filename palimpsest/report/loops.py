@@ -20,10 +20,11 @@ class Loops(NamedTuple):
     before: list[float]
     after: list[float]
     pairs: dict[int, tuple[Image.Image, Image.Image]]  # of loops that got there
+    seconds: dict[int, float]  # what a loop took, where its erasure counted it
 
 
-def loops(method: str, file: Path) -> Loops | None:
-    """Of an erasure; None of one that has no loops, or whose files are not here."""
+def loops(method: str, file: Path, cost: Path) -> Loops | None:
+    """Of an erasure, and what it cost, where that is here; None of one that has no loops, or whose files are not here."""
     tensors = file.with_suffix(".found.safetensors")
     if not (file.exists() and tensors.exists()):
         return None
@@ -37,4 +38,6 @@ def loops(method: str, file: Path) -> Loops | None:
             n: tuple(found.get_tensor(f"loop-{n:02d}-{when}")[0].permute(1, 2, 0).numpy() for when in ("before", "after")) for n in some
         }
     shown = {n: (Image.fromarray(first), Image.fromarray(last)) for n, (first, last) in pairs.items()}
-    return Loops(method, [row["s"] for row in log], [row.get("s_after", math.nan) for row in log], shown) if log else None
+    laps = json.loads(cost.read_text()).get("laps", {}) if cost.exists() else {}
+    seconds = {n: laps[lap] for n in shown if (lap := f"loop-{n:02d}") in laps}
+    return Loops(method, [row["s"] for row in log], [row.get("s_after", math.nan) for row in log], shown, seconds) if log else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,18 +67,20 @@ def section(concept: str, params: Mapping[str, Any], tables: Mapping[str, list[d
     single = [row for row in cells.values() if row["seed"].isdigit()]
     defined = [row for row in single if row.get("Ratio")]  # not what is skipped
     names = [n for n in next(iter(cells.values())) if not n.endswith((" low", " high", " n")) and n.split()[0] not in ELSEWHERE]
+    budgets = {n.removeprefix("budget "): said for n, said in next(iter(single), {}).items() if n.startswith("budget ") and said}
     made = {
         "concept": concept,
         "columns": names,
         "rows": [[shown(row, name) for name in names] for row in cells.values()],
         "skipped": list(dict.fromkeys(why for row in single for why in row.get("skipped", "").split("; ") if why)),
-        "budgets": {n.removeprefix("budget "): said for n, said in next(iter(single), {}).items() if n.startswith("budget ") and said},
+        "budgets": budgets,
         "published": reported.beside(concept, single),
     }
     if not defined:
         return made
     seen = looked(concept, params, defined)
     return made | {
+        "budgets": {attack: ". ".join([said, *losses(seen, attack)]) for attack, said in budgets.items()},
         "figure": figures.rates([row for row in defined if row["seed"] == defined[0]["seed"]]),
         "thresholds": thresholds(seen),
         "loops": [found for cell, attack in seen.looks if attack == "none" and (found := mined(seen, cell))],
@@ -141,6 +144,12 @@ def thresholds(seen: Seen) -> str:
     return figures.thresholds(panels) if panels and panels[0].lines else ""
 
 
+def losses(seen: Seen, attack: str) -> list[str]:
+    """What an attack found and lost again, where its files are here (report/units.py)."""
+    files = {cell.method: Path(paths.attack(*cell, attack)) for cell, name in seen.looks if name == attack}
+    return units.losses({method: json.loads(file.read_text()) for method, file in files.items() if file.exists()})
+
+
 def searches(seen: Seen, attack: str) -> dict[str, Any] | None:
     """How an attack went where it succeeded and where it failed: curves and pictures of two runs each, over all erased models, as in
     Dark Miner's Appendix H; nothing where it logs nothing or its files are not here.
@@ -163,10 +172,10 @@ def searches(seen: Seen, attack: str) -> dict[str, Any] | None:
 
 def mined(seen: Seen, cell: Cell) -> dict[str, Any] | None:
     """How an erasure by mining went: s(c) and pictures loop by loop; nothing of one that has no loops, or whose files are not here."""
-    of = loops.loops(cell.method, Path(paths.erasure(*cell)))
+    of = loops.loops(cell.method, Path(paths.erasure(*cell)), Path(paths.cost(*cell)))
     if not of:
         return None
-    pairs = [{"loop": n, "pictures": [png(one, seen.hidden) for one in pair]} for n, pair in of.pairs.items()]
+    pairs = [{"loop": n, "seconds": of.seconds.get(n), "pictures": [png(one, seen.hidden) for one in pair]} for n, pair in of.pairs.items()]
     return {"method": of.method, "figure": figures.mined(of), "pairs": pairs, "blurred": seen.hidden}
 
 

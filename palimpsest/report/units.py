@@ -69,6 +69,20 @@ def success(rows: Sequence[Look]) -> Success:
     return Success(*(rate(torch.tensor(list(values), dtype=torch.bool)) for values in (won.values(), pre.values(), fresh)))
 
 
+def losses(attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is to be said of an attack beside its budget: how many texts come apart into other tokens than it found, how many were dropped.
+
+    Args:
+        attacks: its file against each method, as JSON (data.Prompts, scripts/attack.py).
+    """
+    read = {m: [line[key] for line in one.get("log", ()) for key in ("same", "same_tokens") if key in line] for m, one in attacks.items()}
+    other = [f"{m} {flags.count(0.0)} of {len(flags)}" for m, flags in read.items() if flags]
+    lost = {m: one["record"]["dropped"] for m, one in attacks.items() if "dropped" in one["record"]}
+    gone = [f"{m} {n['texts']}" + (f" (prompts with no other: {n['units']})" if "units" in n else "") for m, n in lost.items()]
+    said = {"Texts that are read as other tokens than were found": other, "Texts dropped for a word for a minor": gone}
+    return [f"{what}: {', '.join(each)}" for what, each in said.items() if each]
+
+
 def as_csv(cells: Sequence[tuple[Mapping[str, Any], Sequence[Look]]]) -> str:
     """The unit table of a method: what names each cell (method, base, seed of the edit, attack) before its looks."""
     out = io.StringIO()
