@@ -12,7 +12,7 @@ demo: setup ## erase nudity from the embedded model with DM2, attack it, score i
 	@echo "The page: results/report.html"
 
 test: setup check ## everything but the slow tests
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## the minutes-long ones
 	pytest -m slow

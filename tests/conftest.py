@@ -23,7 +23,12 @@ from palimpsest.workflow import params
 
 TOP = Path(__file__).parents[1]
 MINI = {"path": str(TOP / "data/mini/model"), "attention": "vanilla"}
+LONG = ("test_contract.py", "test_workflow.py")  # begun first: at the end one process would wait for them
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 def preset(of: str, name: str, concept: str) -> dict[str, Any]:
