@@ -113,7 +113,7 @@ CASES = {
     "uce": Case("uce", (), "one system for all layers; texts encoded once"),
     "rece": Case("rece", (), "the same; rounds stay in matrices of the text's width"),
 }
-EXTRA = ("ahead",)  # settings of ours that change no value
+EXTRA = ("ahead", "checkpoint")  # settings of ours that change no value
 
 
 def now() -> float:
