@@ -386,7 +386,7 @@ def test_words_and_anchor_may_differ_between_judges(project: Path) -> None:
 
 def test_a_variant_says_what_is_its_own_under_a_protocol(project: Path) -> None:
     """Its settings do not count there: without a word of its own it would be the entry that it varies."""
-    assert params.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14") == ("dm2", {"mining": False})
+    assert params.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14") == ("dm2", {"ahead": 16, "mining": False})
     change(project, "methods/dm2-plain/under", {})
     said = r"methods\.dm2-plain would be dm2 on sd14: .* `under: {papers: {settings: \.\.\.}}`"
     with pytest.raises(params.ParamsError, match=said):
