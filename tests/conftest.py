@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from palimpsest import data, models, pieces, resume
+from palimpsest import data, models, optimise, pieces, resume
 from palimpsest.diffusion import guided
 from palimpsest.methods import ca
 from palimpsest.mini import unet as mini_unet
@@ -29,6 +29,24 @@ torch.set_num_threads(1)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(at: int | None) -> Callable[..., optimise.Log]:
+    """`descend` with a checkpoint behind every step, killed where it would begin this one."""
+
+    def descend(loss: Callable[[int], torch.Tensor], *given: Any, **settings: Any) -> optimise.Log:
+        def watched(step: int) -> torch.Tensor:
+            if step == at:
+                raise Killed
+            return loss(step)
+
+        return optimise.descend(watched, *given, **settings, pause=0)
+
+    return descend
 
 
 def preset(of: str, name: str, concept: str) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import random_model
+from conftest import Killed, dying, random_model
 from torch import Tensor
 
-from palimpsest import diffusion, optimise, resume
+from palimpsest import diffusion, resume
 from palimpsest.methods import esd
 from palimpsest.types import Latents, Mix, Model
 
@@ -42,24 +41,12 @@ def test_what_the_teacher_draws_is_drawn_ahead(form: Any, calls: list[int], conc
     assert rows == calls
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("form", list(esd.FORMS))
 def test_a_killed_run_resumes_to_the_same_bytes(form: Any, concept: Any, images: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Also amid the steps that were drawn together."""
 
     def run(folder: str, killed_at: int | None = None) -> dict[str, Tensor]:
-        def stepped(loss: Callable, *given: Any, **settings: Any) -> Any:
-            def watched(step: int) -> Tensor:
-                if step == killed_at:
-                    raise Killed
-                return loss(step)
-
-            return optimise.descend(watched, *given, **settings, pause=0)
-
-        monkeypatch.setattr(esd, "descend", stepped)
+        monkeypatch.setattr(esd, "descend", dying(killed_at))
         with resume.resumable(tmp_path / folder):
             return dict(esd.erase(random_model(), concept, images, seed=3, form=form, ahead=2, **QUICK).tensors)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import preset, random_model
+from conftest import Killed, dying, preset, random_model
 from plain.salun import by_sorting, gradients, remapped, summed
 from plain.salun import erase as plain
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from palimpsest import data, diffusion, edits, optimise, resume
+from palimpsest import data, diffusion, edits, resume
 from palimpsest.data import Concept, Images
 from palimpsest.methods import salun
 from palimpsest.types import Model
@@ -243,21 +243,9 @@ def test_same_seed_same_tensors_and_the_disk_keeps_them(concept: Concept, images
     assert all(torch.equal(p, made[0][name]) for name, p in edits.parameters(model, "unet.*").items() if name in made[0])
 
 
-class Killed(Exception):
-    pass
-
-
 def test_a_killed_run_resumes_to_the_same_bytes(concept: Concept, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: str, killed_at: int | None = None) -> dict[str, Tensor]:
-        def stepped(loss: Callable, *given: Any, **settings: Any) -> Any:
-            def watched(step: int) -> Tensor:
-                if step == killed_at:
-                    raise Killed
-                return loss(step)
-
-            return optimise.descend(watched, *given, **settings, pause=0)
-
-        monkeypatch.setattr(salun, "descend", stepped)
+        monkeypatch.setattr(salun, "descend", dying(killed_at))
         with resume.resumable(tmp_path / folder):
             return dict(salun.erase(random_model(), concept, images, seed=3, shuffle=True, epochs=2, **{**QUICK, **TEXTS}).tensors)
 

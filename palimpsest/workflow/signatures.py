@@ -37,7 +37,6 @@ NUMBERS = {  # by their annotation (types.py)
     "Share": Span("float from 0 to 1", 0, 1),
     "Portion": Span("float above 0, at most 1", TINY, 1),
 }
-LEAST = {name: span.least for name, span in NUMBERS.items() if span.said.startswith("int")}  # of whole numbers
 PLACES = {"File": "file", "Weights": "folder or name on the hub"}  # texts that are not free, likewise
 
 
