@@ -9,6 +9,7 @@ from snakemake.utils import min_version
 
 from palimpsest import locks
 from palimpsest.workflow import (
+    complaints,
     demands,
     jobs,
     memory,

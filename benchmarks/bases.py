@@ -36,7 +36,7 @@ from sd14 import model as parts
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from palimpsest import data, diffusion, models, scores
-from palimpsest.workflow import params, undefined
+from palimpsest.workflow import entries, params, undefined
 
 PARAMETERS = {"unet": 2_567_463_684, "text_encoder_2": 694_659_840}  # of the published SDXL, beside encoder and VAE of Stable Diffusion 1
 BATCHES = 2  # that are timed
@@ -149,7 +149,7 @@ def verbs(base: dict[str, Any], plain: data.Prompts, name: str, concept: data.Co
             if undefined.reason(settings, {section.removesuffix("s"): entry, "base": name}):
                 continue
             verb = getattr(import_module(f"palimpsest.{section}.{entry}"), "erase" if section == "methods" else "attack")
-            asked = {**params.plugin(settings, section, entry, "church", name)[1], **fewer}
+            asked = {**entries.plugin(settings, section, entry, "church", name)[1], **fewer}
             known = {key: value for key, value in given.items() if key in signature(verb).parameters}
             said = [f"{key} {value}" for key, value in fewer.items() if type(value) is int]
             with line(", ".join([entry, *said])):

@@ -30,7 +30,7 @@ from palimpsest import data, models
 from palimpsest.files import sha256
 from palimpsest.mini import world
 from palimpsest.prompts import grammar
-from palimpsest.workflow import params
+from palimpsest.workflow import entries, params
 
 TOP = Path(__file__).parents[1]
 
@@ -154,7 +154,7 @@ def timed(erase: Callable[[], Any], case: Case, asked: dict[str, Any]) -> Times:
 
 def settings(case: Case) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The method's file, its settings, and the same with the few steps that are timed."""
-    of, given = params.plugin(params.load(), "methods", case.entry, "church")
+    of, given = entries.plugin(params.load(), "methods", case.entry, "church")
     asked = {**given, **case.changes}
     return of, asked, few(case, asked)
 

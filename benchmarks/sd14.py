@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from palimpsest.data import Concept, Images
 from palimpsest.diffusion import guided
 from palimpsest.types import Model
-from palimpsest.workflow import params
+from palimpsest.workflow import entries
 
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}  # of the published model
 
@@ -70,7 +70,7 @@ def measured(name: str, whole: Model, concept: Concept, images: Images) -> None:
     """A method with its preset, and its lines."""
     case, erase = CASES[name], import_module(f"palimpsest.methods.{name}").erase
     defaults = {key: value.default for key, value in inspect.signature(erase).parameters.items()}
-    said = params.resolved({"preset": case.entry}, name, "church") | case.changes
+    said = entries.resolved({"preset": case.entry}, name, "church") | case.changes
     if whole.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     times = timed(lambda: erase(whole, concept, images, seed=0, **few(case, said)), case, defaults | said)

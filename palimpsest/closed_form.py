@@ -27,9 +27,16 @@ class Edited(NamedTuple):
     scale: float
 
 
-def matrix(edited: Sequence[Edited], lamb: float) -> Tensor:
-    """A B^-1, "d d", in float64."""
-    identity = torch.eye(edited[0].old.shape[1], dtype=torch.float64, device=edited[0].old.device)
+def matrix(edited: Sequence[Edited], lamb: float, setting: str) -> Tensor:
+    """A B^-1, "d d", in float64; `setting` is what a complaint calls l.
+
+    Raises:
+        ValueError: with this l there is no one solution.
+    """
+    vectors, width = sum(len(old) for old, _, scale in edited if scale), edited[0].old.shape[1]
+    if lamb < 0 or (lamb == 0 and vectors < width):
+        raise ValueError(f"{setting} is {lamb}, with which {vectors} vectors of {width} have no one solution; make it above 0, as 0.5")
+    identity = torch.eye(width, dtype=torch.float64, device=edited[0].old.device)
     a = lamb * identity + sum(scale * new.T @ old for old, new, scale in edited)
     b = lamb * identity + sum(scale * old.T @ old for old, _, scale in edited)
     return torch.linalg.solve(b, a.T).T  # B is symmetric

@@ -41,6 +41,17 @@ class Concept:
     def word(self) -> str:
         return self.words[0]
 
+    def erased(self, texts: str, method: str) -> list[str]:
+        """The texts that a method erases, by its setting `texts`: the concept's "words", or its texts to "train" on.
+
+        Raises:
+            ValueError: there are none.
+        """
+        said = self.words if texts == "words" else self.texts.get(texts, ())
+        if not said:
+            raise ValueError(f"{method}: texts is {texts!r}, but {self.name} has none; run gen_prompts or set texts: words")
+        return list(said)
+
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Sentences with the concept beside the same without it: lists of their own where the prompts have such, or pool and anchors."""

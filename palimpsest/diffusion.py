@@ -161,6 +161,13 @@ def noisy(model: Model, generator: torch.Generator, *moments: Tensor) -> tuple[l
     return [noised(model, one, t, eps) for one in x], t, eps
 
 
+def scheduled(model: Model, steps: int) -> Any:
+    """The model's sampler at the beginning of a `steps` long schedule: a fresh one, for they keep state. `timesteps` are its levels."""
+    scheduler = type(model.scheduler).from_config(model.scheduler.config)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
 @torch.no_grad()
 def denoise(model: Model, x: Latents, mix: Mix | Steered, steps: int, until: int | None = None, start: int = 0) -> tuple[Latents, Level]:
     """The only sampling loop. From step `start` to before step `until` (None: to the end) of a `steps` long schedule.
@@ -170,8 +177,7 @@ def denoise(model: Model, x: Latents, mix: Mix | Steered, steps: int, until: int
     Returns:
         the latents, and their own noise level t (0 at the end).
     """
-    scheduler = type(model.scheduler).from_config(model.scheduler.config)  # a fresh one: schedulers keep state
-    scheduler.set_timesteps(steps)
+    scheduler = scheduled(model, steps)
     levels, state = scheduler.timesteps, None
     until = len(levels) if until is None else until
     x, orders = blown_up(scheduler, x, start), "order" in signature(scheduler.step).parameters
@@ -216,10 +222,8 @@ def legacy_stop(k: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
 def sdedit(model: Model, x: Latents, mix: Mix | Steered, eps: Latents, *, strength: float, steps: int) -> Latents:
     """Redraw pictures under another mix from part-way noise (Meng et al. 2022). strength in (0, 1]: share of the schedule run again, as
     diffusers' image-to-image pipeline counts it."""
-    scheduler = type(model.scheduler).from_config(model.scheduler.config)
-    scheduler.set_timesteps(steps)
     start = min(steps - int(steps * strength), steps - 1)
-    t = scheduler.timesteps[start].expand(len(x)).to(x.device)
+    t = scheduled(model, steps).timesteps[start].expand(len(x)).to(x.device)
     return denoise(model, noised(model, x, t, eps), mix, steps, start=start)[0]
 
 

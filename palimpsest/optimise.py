@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from tqdm import tqdm
 
 from palimpsest import resume
 from palimpsest.files import whole
+
+Turn = TypeVar("Turn")
+Known = TypeVar("Known")
 
 Log = list[dict[str, float]]  # one row a step: step, loss, gradient_norm (before clipping), and what else a loss notes
 
@@ -36,6 +40,19 @@ def rate(schedule: Schedule, step: int, steps: int) -> float:
     if isinstance(schedule, dict):
         return next((schedule[s] for s in sorted(schedule, reverse=True) if step >= s), 1.0)
     return 1.0
+
+
+def foreseen(plan: Sequence[Turn], ahead: int, answer: Callable[[Sequence[Turn]], Sequence[Known]]) -> Callable[[int], Known]:
+    """Of each step of a plan what `answer` says of it, who is asked about `ahead` steps at a time, in one batch.
+
+    With `ahead` 1 the answer may depend on what is being trained.
+    """
+
+    @lru_cache(maxsize=1)
+    def block(number: int) -> Sequence[Known]:
+        return answer(plan[number * ahead : (number + 1) * ahead])
+
+    return lambda step: block(step // ahead)[step % ahead]
 
 
 def descend(

@@ -11,13 +11,6 @@ from palimpsest.types import Latents, Model, Text
 FORGETFUL = ("DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")  # a step of theirs knows of none before it
 
 
-def levels(model: Model, steps: int) -> Tensor:
-    """The levels of a `steps` long schedule, from the noisy end."""
-    scheduler = type(model.scheduler).from_config(model.scheduler.config)
-    scheduler.set_timesteps(steps)
-    return scheduler.timesteps
-
-
 @torch.no_grad()
 def partly(model: Model, x: Latents, until: Tensor, text: Text, null: Text, *, steps: int, start: int, guidance: float) -> Latents:
     """x_t of all rows, each denoised under its text from step `start` to before its own `until`, "r".

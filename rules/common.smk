@@ -26,7 +26,9 @@ def known(axis, name):
     """A name from a target, or one line that says which there are."""
     allowed = sheets.concepts() if axis == "concept" else SETTINGS.get(f"{axis}s", ())
     if axis != "seed" and name not in allowed:
-        raise params.ParamsError(f"unknown {axis} {name!r}{params.near(name, allowed)}")
+        raise params.ParamsError(
+            f"unknown {axis} {name!r}{complaints.near(name, allowed)}"
+        )
     return name
 
 

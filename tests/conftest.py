@@ -19,7 +19,7 @@ from palimpsest.mini import unet as mini_unet
 from palimpsest.mini import world
 from palimpsest.prompts import grammar
 from palimpsest.types import Model
-from palimpsest.workflow import params
+from palimpsest.workflow import entries
 
 TOP = Path(__file__).parents[1]
 MINI = {"path": str(TOP / "data/mini/model"), "attention": "vanilla"}
@@ -51,7 +51,7 @@ def dying(at: int | None) -> Callable[..., optimise.Log]:
 
 def preset(of: str, name: str, concept: str) -> dict[str, Any]:
     """The settings of a preset for a concept."""
-    return params.resolved({"preset": name}, of, concept)
+    return entries.resolved({"preset": name}, of, concept)
 
 
 def random_model(seed: int = 0) -> Model:

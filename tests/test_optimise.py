@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from palimpsest import optimise
-from palimpsest.optimise import Log, descend, drawn, rate
+from palimpsest.optimise import Log, descend, drawn, foreseen, rate
 from palimpsest.resume import lap, resumable
 
 
@@ -161,3 +161,16 @@ def test_laps_count_what_earlier_runs_spent(tmp_path: Path) -> None:
     whole, again = run(), run()
     assert set(whole) == set(again) == {"first", "second"}
     assert all(0.08 <= seconds < 5 for seconds in (*whole.values(), *again.values()))  # the second run trained nothing
+
+
+@pytest.mark.parametrize(("ahead", "asked"), [(1, [[3], [1], [4], [1], [5]]), (2, [[3, 1], [4, 1], [5]]), (8, [[3, 1, 4, 1, 5]])])
+def test_steps_are_answered_ahead_and_each_once(ahead: int, asked: list[list[int]]) -> None:
+    heard: list[list[int]] = []
+
+    def answer(some: Sequence[int]) -> list[int]:
+        heard.append(list(some))
+        return [n * n for n in some]
+
+    known = foreseen([3, 1, 4, 1, 5], ahead, answer)
+    assert not heard and [known(step) for step in (0, 0, 1, 2, 3, 4)] == [9, 9, 1, 16, 1, 25]
+    assert heard == asked

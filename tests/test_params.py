@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import TOP
 
-from palimpsest.workflow import params, plan, sheets, signatures
+from palimpsest.workflow import entries, params, plan, sheets, signatures
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_every_preset_is_an_entry_for_every_concept(file: Path, monkeypatch: pyt
         changed = {**settings, section: {**settings[section], "tried": {"of": file.stem, "preset": name}}}
         params.check(changed)
         for concept in sheets.concepts():
-            of, given = params.plugin(changed, section, "tried", concept)
+            of, given = entries.plugin(changed, section, "tried", concept)
             taken = signatures.settings(section, of)
             assert of == file.stem and all(signatures.fits(value, taken[key].annotation) for key, value in given.items())
 
@@ -305,8 +305,8 @@ def test_an_entry_stands_on_top_of_its_preset() -> None:
     settings = params.load()
     settings["methods"]["tried"] = {"of": "rece", "preset": "official", "settings": {"rounds": 9}, "for": {"church": {"rho": 0.5}}}
     params.check(settings)
-    assert params.plugin(settings, "methods", "tried", "church")[1] == {"rho": 0.5, "rounds": 9}
-    assert params.plugin(settings, "methods", "tried", "van_gogh")[1]["target"] == "art"
+    assert entries.plugin(settings, "methods", "tried", "church")[1] == {"rho": 0.5, "rounds": 9}
+    assert entries.plugin(settings, "methods", "tried", "van_gogh")[1]["target"] == "art"
     settings["methods"]["tried"]["preset"] = "oficial"
     with pytest.raises(params.ParamsError, match=r"preset: unknown 'oficial'; did you mean 'official'\?"):
         params.check(settings)
@@ -349,7 +349,7 @@ def test_what_plug_ins_learn_from_can_be_counted() -> None:
         for name in signatures.registry(axis):
             needed = signatures.literal(axis, name, "PICTURES") or {}
             assert (
-                needed.keys() <= params.COUNTS.keys()
+                needed.keys() <= entries.COUNTS.keys()
                 and {n for n in needed.values() if isinstance(n, str)} <= signatures.settings(axis, name).keys()
             )
 
@@ -358,15 +358,15 @@ def test_a_base_of_the_papers_takes_its_protocol(project: Path) -> None:
     """Presets in place of the settings for the embedded model, its own prompts, pool and scores; `under` stands on top."""
     change(project, "methods/esd-u/under", {"papers": {"preset": "official", "settings": {"steps": 7}}})
     settings = params.load()
-    assert params.plugin(settings, "methods", "esd", "church", "sd14")[1] == {"variant": "x", "texts": "train"}
-    assert params.plugin(settings, "methods", "rece", "nudity", "sd14")[1] == {"rho": 0.1, "rounds": 3}
-    assert params.plugin(settings, "attacks", "sneaky", "nudity", "sd14")[1]["threshold"] == 0.26, "there is no preset darkminer"
-    assert params.plugin(settings, "methods", "esd-u", "church", "sd14")[1] == {"variant": "u", "latent_alignment": "legacy", "steps": 7}
-    assert params.plugin(settings, "methods", "esd", "church", "mini")[1] == settings["methods"]["esd"]["settings"]
+    assert entries.plugin(settings, "methods", "esd", "church", "sd14")[1] == {"variant": "x", "texts": "train"}
+    assert entries.plugin(settings, "methods", "rece", "nudity", "sd14")[1] == {"rho": 0.1, "rounds": 3}
+    assert entries.plugin(settings, "attacks", "sneaky", "nudity", "sd14")[1]["threshold"] == 0.26, "there is no preset darkminer"
+    assert entries.plugin(settings, "methods", "esd-u", "church", "sd14")[1] == {"variant": "u", "latent_alignment": "legacy", "steps": 7}
+    assert entries.plugin(settings, "methods", "esd", "church", "mini")[1] == settings["methods"]["esd"]["settings"]
     assert (
-        params.examined(settings, "prompts", "sd14")["of"] == "frozen" and params.examined(settings, "prompts", "mini")["of"] == "grammar"
+        entries.examined(settings, "prompts", "sd14")["of"] == "frozen" and entries.examined(settings, "prompts", "mini")["of"] == "grammar"
     )
-    assert set(params.examined(settings, "scores", "sd14")) != set(params.examined(settings, "scores", "mini"))
+    assert set(entries.examined(settings, "scores", "sd14")) != set(entries.examined(settings, "scores", "mini"))
 
 
 def test_words_and_anchor_may_differ_between_judges(project: Path) -> None:
@@ -386,12 +386,12 @@ def test_words_and_anchor_may_differ_between_judges(project: Path) -> None:
 
 def test_a_variant_says_what_is_its_own_under_a_protocol(project: Path) -> None:
     """Its settings do not count there: without a word of its own it would be the entry that it varies."""
-    assert params.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14") == ("dm2", {"ahead": 16, "mining": False})
+    assert entries.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14") == ("dm2", {"ahead": 16, "mining": False})
     change(project, "methods/dm2-plain/under", {})
     said = r"methods\.dm2-plain would be dm2 on sd14: .* `under: {papers: {settings: \.\.\.}}`"
     with pytest.raises(params.ParamsError, match=said):
-        params.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14")
-    assert not params.plugin(params.load(), "methods", "dm2-plain", "nudity", "mini")[1]["mining"]
+        entries.plugin(params.load(), "methods", "dm2-plain", "nudity", "sd14")
+    assert not entries.plugin(params.load(), "methods", "dm2-plain", "nudity", "mini")[1]["mining"]
 
 
 @pytest.mark.parametrize(
@@ -428,9 +428,9 @@ def test_without_presets_too_what_an_entry_says_under_a_protocol_stands_on_top(p
     change(project, "methods/esd/under", {"papers": {"settings": {"texts": "train", "lr": 1.0e-5}, "for": {"church": {"lr": 2.0e-5}}}})
     settings = params.load()
     own = settings["methods"]["esd"]["settings"]
-    assert params.plugin(settings, "methods", "esd", "church", "sd14")[1] == {**own, "texts": "train", "lr": 2.0e-5}
-    assert params.plugin(settings, "methods", "esd", "nudity", "sd14")[1] == {**own, "texts": "train", "lr": 1.0e-5}
-    assert params.plugin(settings, "methods", "esd", "church", "mini")[1] == own
+    assert entries.plugin(settings, "methods", "esd", "church", "sd14")[1] == {**own, "texts": "train", "lr": 2.0e-5}
+    assert entries.plugin(settings, "methods", "esd", "nudity", "sd14")[1] == {**own, "texts": "train", "lr": 1.0e-5}
+    assert entries.plugin(settings, "methods", "esd", "church", "mini")[1] == own
     change(project, "methods/esd/under", {"papers": {"settings": {"lr": "small"}}})
     with pytest.raises(params.ParamsError, match=r"methods\.esd\.under\.papers\.settings\.lr: 'small' is not of type float"):
         params.load()

@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from palimpsest import data, diffusion, edits
 from palimpsest.models import pipeline
 from palimpsest.types import Model
-from palimpsest.workflow import params, signatures
+from palimpsest.workflow import entries, params, signatures
 
 METHODS, ATTACKS = signatures.registry("methods"), signatures.registry("attacks")
 SMALL: dict[str, dict[str, Any]] = {  # settings that make a plug-in quick; one that is not named here runs with its defaults
@@ -269,7 +269,7 @@ def test_params_bind_to_signatures(section: str, monkeypatch: pytest.MonkeyPatch
     verb = signatures.VERBS[section]
     for name in settings[section]:
         for concept in (*settings["grid"]["concepts"], ""):
-            of, given = params.plugin(settings, section, name, concept)
+            of, given = entries.plugin(settings, section, name, concept)
             function = getattr(import_module(f"palimpsest.{section}.{of}"), verb)
             mine = {key for key, value in inspect.signature(function).parameters.items() if value.kind is value.KEYWORD_ONLY}
             assert set(given) <= mine - signatures.GIVEN, f"{section}.{name}"

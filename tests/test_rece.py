@@ -87,3 +87,10 @@ def test_the_preset_is_that_of_the_three_official_programs() -> None:
     for name, more in given.items():
         kind = yaml.safe_load((TOP / f"data/concepts/{name}.yaml").read_text())["kind"]
         assert (more.get("target"), more.get("uce_preserve_scale")) == (("art", 0.1) if kind == "style" else (None, None)), name
+
+
+@pytest.mark.parametrize("setting", ["lamb", "uce_lamb"])
+def test_lamb_0_of_too_few_vectors_is_refused(tiny: Model, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny.tokenizer, "model_max_length", 8)  # fewer vectors than these have components
+    with pytest.raises(ValueError, match=f"^rece: {setting} is 0.0, .* make it above 0"):
+        rece.erase(tiny, said(("church",)), None, seed=0, retain=[], uce_retain=[], **{setting: 0.0})  # type: ignore[arg-type]

@@ -19,8 +19,7 @@ parts of the encoder, selfattn, notime, xlayer and selflayer of the UNet, other 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,10 +27,10 @@ from torch import Tensor
 
 from palimpsest import edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import encode, legacy_stop, noise, predict, predictions
+from palimpsest.diffusion import encode, legacy_stop, noise, predict, predictions, scheduled
 from palimpsest.edits import Erasure
-from palimpsest.optimise import descend
-from palimpsest.partial import levels, partly
+from palimpsest.optimise import descend, foreseen
+from palimpsest.partial import partly
 from palimpsest.types import Count, Latents, Model, NotNegative, Positive
 
 NEEDS = ("one encoder",)  # of families/: without it not defined
@@ -113,10 +112,8 @@ def texts_of(concept: Concept, texts: str, retain_batch: int) -> tuple[list[str]
     Raises:
         ValueError: the concept lacks them.
     """
-    said = list(concept.words if texts == "words" else concept.texts.get("train", ()))
+    said = concept.erased(texts, "advunlearn")
     kept = list(concept.texts.get("retain", ())) if retain_batch else []
-    if not said:
-        raise ValueError(f"advunlearn: texts is {texts!r}, but {concept.name} has none; run gen_prompts or set texts: words")
     if len(kept) < retain_batch:
         raise ValueError(
             f"advunlearn: retain_batch is {retain_batch}, but {concept.name} has {len(kept)} texts under `retain`; add texts or lower it"
@@ -173,7 +170,7 @@ def erase(
     said, others = texts_of(concept, texts, retain_batch)
     draws = torch.Generator().manual_seed(seed)
     originals, null = encode(model, [*said, *others]), encode(model, [""])
-    keeping, schedule = batches(len(others), retain_batch, draws), levels(model, sampler_steps)
+    keeping, levels = batches(len(others), retain_batch, draws), scheduled(model, sampler_steps).timesteps
     apart = retain_form == "iter" and retain_batch > 0  # every second step of descent keeps, and only keeps
     ahead = ahead if train == "text_encoder" else 1  # elsewhere the UNet that draws x_t is another after every step
     table = model.text_encoder.get_input_embeddings().weight
@@ -185,7 +182,7 @@ def erase(
         word = int(torch.randint(len(said), (1,), generator=draws))
         kept = torch.zeros(0, dtype=torch.long) if apart and erased else next(keeping)
         copies = torch.tensor([batch] * attacks + [erased + len(kept)])  # all that a step learns from has one t
-        until, t = (field.repeat_interleave(copies) for field in stops(schedule, attacks + 1, latent_alignment, draws))
+        until, t = (field.repeat_interleave(copies) for field in stops(levels, attacks + 1, latent_alignment, draws))
         text = torch.cat([torch.full((attacks * batch + erased,), word), len(said) + kept])
         start = torch.randint(len(model.tokenizer), (attack_words,), generator=draws)
         weight = torch.tensor([1 / batch] * erased + [(gamma if erased else 1.0) / max(len(kept), 1)] * len(kept))
@@ -196,10 +193,9 @@ def erase(
 
     with edits.dense(model, WHERE[train]) as edit:
 
-        @lru_cache(maxsize=1)
-        def seen(block: int) -> list[tuple[Latents, ...]]:
-            """x_t, eps_0 under its text and under "", for each of `ahead` turns. Where the UNet is trained, the student draws x_t."""
-            rows = [turn.rows for turn in turns[block * ahead : (block + 1) * ahead]]
+        def answer(some: Sequence[Turn]) -> list[tuple[Latents, ...]]:
+            """x_t, eps_0 under its text and under "", for each of these turns. Where the UNet is trained, the student draws x_t."""
+            rows = [turn.rows for turn in some]
             every = Rows(*(torch.cat(field) for field in zip(*rows, strict=True)))
             eps = noise(model, [torch.Generator().manual_seed(seed) for seed in every.seed.tolist()])
             text, first = originals[every.text], int(latent_alignment == "legacy")
@@ -207,6 +203,8 @@ def erase(
             with edit.off():
                 e_c, e_null = predictions(model, x, every.t, [text, null])
             return list(zip(*(part.split([len(row.t) for row in rows]) for part in (x, e_c, e_null)), strict=True))
+
+        seen = foreseen(turns, ahead, answer)
 
         def attacked(turn: Turn, number: int, x: Latents, e_c: Latents) -> Tensor:
             """The soft word under which the student says most nearly what the original says of the concept."""
@@ -223,7 +221,7 @@ def erase(
             return latest.copy_(attack(loss, start, steps=turn.attacks, lr=attack_lr, **how))
 
         def loss(number: int) -> Tensor:
-            turn, (x, e_c, e_null) = turns[number], seen(number // ahead)[number % ahead]
+            turn, (x, e_c, e_null) = turns[number], seen(number)
             text, words = behind(model, turn.word, attacked(turn, number, x, e_c), attack_text) if turn.attacks else (turn.word, {})
             x, e_c, e_null, t = (part[turn.attacks * batch :] for part in (x, e_c, e_null, turn.rows.t))
             n = turn.erased

@@ -12,7 +12,7 @@ step; `bank: null` is the paper's. Where a family has a pooled text (families/),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from palimpsest import clip, edits
 from palimpsest.data import Concept, Images, said, to_bytes
 from palimpsest.diffusion import decode, denoise, encode, guided, moments, noise, noised, posterior, predictions
 from palimpsest.edits import Edit, Erasure
-from palimpsest.optimise import descend, drawn
+from palimpsest.optimise import descend, drawn, foreseen
 from palimpsest.resume import lap
 from palimpsest.types import Count, Latents, Model, NotNegative, Positive, Share, Text, Weights
 
@@ -80,17 +80,18 @@ def circumvent(
     def kept(c: Text) -> list[Text]:
         return [text for name, text in zip(KEPT, (c0, 0 * c, -c), strict=True) if name in keep]
 
-    @lru_cache(maxsize=1)
-    def original(block: int) -> list[tuple[Latents, ...]]:
-        """What it says at `ahead` steps: under the anchor, and under the texts that are kept."""
-        c, t, x_t = map(torch.cat, zip(*plan[block * ahead : (block + 1) * ahead], strict=True))
+    def answer(some: Sequence[tuple[Text, Tensor, Latents]]) -> list[tuple[Latents, ...]]:
+        """What the original says at these steps: under the anchor, and under the texts that are kept."""
+        c, t, x_t = map(torch.cat, zip(*some, strict=True))
         with edit.off():
             goal, *others = predictions(model, x_t, t, [c0, *[text for text in kept(c) if text is not c0]])
         parts = [goal, goal, *others] if "anchor" in keep else [goal, *others]
         return list(zip(*(part.split(batch) for part in parts), strict=True))
 
+    original = foreseen(plan, ahead, answer)
+
     def loss(step: int) -> Tensor:
-        (c, t, x_t), (goal, *wanted) = plan[step], original(step // ahead)[step % ahead]
+        (c, t, x_t), (goal, *wanted) = plan[step], original(step)
         erased, *now = predictions(model, x_t, t, [c, *kept(c)])
         l_p = sum((reduce(a - b) for a, b in zip(now, wanted, strict=True)), start=torch.zeros((), device=model.device))
         noted.update(l_c=reduce(erased - goal), l_p=l_p)
@@ -187,8 +188,7 @@ def erase(
 
         made = drawn(pair, draws)
         shots[name] = to_bytes(made[0])
-        x_c, x_r = (clip.images(eye, pixels) for pixels in made)
-        return clip.signals(x_c, x_r, seen[rows], read)
+        return clip.signals(clip.images(eye, made[0]), clip.images(eye, made[1]), seen[rows], read)
 
     def pictured(edit: Edit, c: Text, count: int) -> Latents:
         """Pictures under an embedding, or under one each."""

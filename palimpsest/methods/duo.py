@@ -19,9 +19,8 @@ are theirs in float64, but for these.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -32,7 +31,7 @@ from palimpsest import edits
 from palimpsest.data import Concept, Images
 from palimpsest.diffusion import encode, moments, noise, noised, posterior, predictions
 from palimpsest.edits import Edit, Erasure
-from palimpsest.optimise import descend
+from palimpsest.optimise import descend, foreseen
 from palimpsest.types import Count, Latents, Model, NotNegative, Positive, Text, Timestep, Timesteps
 
 NEEDS = ("cross-attention",)  # of families/: without it not defined
@@ -135,20 +134,13 @@ def errors(answer: Latents, eps: Latents, sides: int) -> tuple[Tensor, Latents]:
     return (pictures - eps.repeat(sides, 1, 1, 1)).pow(2).mean((1, 2, 3)).view(sides, len(eps)), prior
 
 
-def looked_ahead(
-    model: Model, edit: Edit, pictures: Sides, plan: Sequence[Step], null: Text, prior_t: int | None, ahead: int
-) -> Callable[[int], tuple[Shown, Tensor, Latents]]:
-    """Of a step: what it is shown, phi's errors at it and phi's answer to the noise; phi answers `ahead` steps in one batch."""
-
-    @lru_cache(maxsize=1)
-    def block(number: int) -> list[tuple[Shown, Tensor, Latents]]:
-        shows = [shown(model, pictures, step, null, prior_t) for step in plan[number * ahead :][:ahead]]
-        with edit.off():
-            together = Shown(*map(torch.cat, zip(*shows, strict=True)))
-            answers = predictions(model, together.x, together.t, [together.text])[0].chunk(len(shows))
-        return [(show, *errors(answer, show.eps, len(pictures.moments))) for show, answer in zip(shows, answers, strict=True)]
-
-    return lambda step: block(step // ahead)[step % ahead]
+def answered(edit: Edit, pictures: Sides, steps: Sequence[Step], null: Text, prior_t: int | None) -> list[tuple[Shown, Tensor, Latents]]:
+    """Of each of these steps: what it is shown, phi's errors at it and phi's answer to the noise; all in one batch."""
+    shows = [shown(edit.model, pictures, step, null, prior_t) for step in steps]
+    with edit.off():
+        together = Shown(*map(torch.cat, zip(*shows, strict=True)))
+        answers = predictions(edit.model, together.x, together.t, [together.text])[0].chunk(len(shows))
+    return [(show, *errors(answer, show.eps, len(pictures.moments))) for show, answer in zip(shows, answers, strict=True)]
 
 
 def preference(safe: Tensor, unsafe: Tensor, beta: float, form: str = "dpo", no_grad: str = "none") -> Tensor:
@@ -216,7 +208,7 @@ def erase(
             whole = -(-steps // ahead) * ahead  # in whole blocks a step's bits do not depend on how many come after it
             plan = planned(whole, len(rows), batch, draws, sides=len(sides), levels=(t_min, t_max), shared=shared,
                            processes=processes)  # fmt: skip
-            at = looked_ahead(model, edit, pictures, plan, null, prior_t if strength else None, ahead)
+            at = foreseen(plan, ahead, lambda steps: answered(edit, pictures, steps, null, prior_t if strength else None))
 
             def ascent(step: int) -> Tensor:
                 show = shown(model, pictures, plan[step], null, None)

@@ -15,7 +15,7 @@ All draws are made beforehand, so that the x_t of many steps of 2025, which the 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,10 +23,10 @@ from torch import Tensor
 
 from palimpsest import edits
 from palimpsest.data import Concept, Images
-from palimpsest.diffusion import encode, legacy_stop, noise, predict
+from palimpsest.diffusion import encode, legacy_stop, noise, predict, scheduled
 from palimpsest.edits import Erasure
-from palimpsest.optimise import descend
-from palimpsest.partial import levels, partly
+from palimpsest.optimise import descend, foreseen
+from palimpsest.partial import partly
 from palimpsest.types import Count, Mix, Model, Positive
 
 NEEDS = ("cross-attention",)  # of families/: without it not defined
@@ -120,17 +120,15 @@ def erase(
     if sampler_steps < least:
         named = f"form {form}, latent_alignment {latent_alignment}"
         raise ValueError(f"esd: sampler_steps {sampler_steps} leaves {named} no step to stop at; make it {least} or more")
-    erased = list(concept.words if texts == "words" else concept.texts.get("train", ()))
-    if not erased:
-        raise ValueError(f"esd: texts is {texts!r}, but {concept.name} has none; run gen_prompts or set texts: words")
     ahead = ahead if rules.drawn_by == "teacher" else 1  # the student that draws x_t is another after every step
     draws = torch.Generator().manual_seed(seed)
-    said, null, schedule = encode(model, erased), encode(model, [""]), levels(model, sampler_steps)
+    said, null = encode(model, concept.erased(texts, "esd")), encode(model, [""])
+    levels = scheduled(model, sampler_steps).timesteps
 
     def drawn() -> Turn:
         text = torch.randint(len(said), (batch,), generator=draws)
         until, label = stop(form, latent_alignment, sampler_steps, draws)
-        t = schedule[until] if label is None else torch.tensor(label)
+        t = levels[until] if label is None else torch.tensor(label)
         turn = Turn(text, torch.tensor(until).expand(batch), t.expand(batch), draws.clone_state())
         noise(model, draws, batch)
         return turn
@@ -139,10 +137,8 @@ def erase(
 
     with edits.dense(model, where(variant, form)) as edit:
 
-        @lru_cache(maxsize=1)
-        def seen(block: int) -> list[tuple[Tensor, ...]]:
-            """x_t, its level, its text and its target, for each of `ahead` steps."""
-            some = turns[block * ahead : (block + 1) * ahead]
+        def answer(some: Sequence[Turn]) -> list[tuple[Tensor, ...]]:
+            """x_t, its level, its text and its target, for each of these steps."""
             rows, until, t = (torch.cat(field) for field in list(zip(*some, strict=True))[:3])
             x, text = torch.cat([noise(model, turn.noise.clone_state(), batch) for turn in some]), said[rows]
             with edit.off() if rules.drawn_by == "teacher" else torch.no_grad():
@@ -151,8 +147,10 @@ def erase(
                 goal = predict(model, x, t, target(text, null, text if rules.start == "concept" else null, eta))
             return list(zip(*(part.split(batch) for part in (x, t, text, goal)), strict=True))
 
+        seen = foreseen(turns, ahead, answer)
+
         def loss(step: int) -> Tensor:
-            x, t, text, goal = seen(step // ahead)[step % ahead]
+            x, t, text, goal = seen(step)
             return (predict(model, x, t, [(text, 1.0)]) - goal).pow(2).mean()
 
         log = descend(loss, edit.parameters, steps=steps, lr=lr, optimiser="adam", title="esd")

@@ -76,6 +76,9 @@ def erase(
         target: what the words and the vectors that stand for them become.
         retain: texts to keep in every round; None is the official default (" " once for each word, of objects and styles "" once).
         uce_retain, uce_lamb, uce_preserve_scale: of the first edit; None is [""], [] keeps nothing. Its erase scale is 1.
+
+    Raises:
+        ValueError: with these l there is no one solution.
     """
     wanted = states(model, target)
     if retain is None:
@@ -84,11 +87,11 @@ def erase(
     first = [Edited(*tails(model, word, target), 1.0) for word in concept.words]
     spared = [""] if uce_retain is None else uce_retain
     first += [Edited(state, state, uce_preserve_scale) for state in (states(model, text) for text in spared)]
-    m, g = matrix(first, uce_lamb), gram(model)
+    m, g = matrix(first, uce_lamb, "rece: uce_lamb"), gram(model)
     for _ in range(rounds):
         edited = [Edited(state, state, preserve_scale) for state in kept]
         for word in concept.words:
             c = states(model, word)
             edited.append(Edited(adversarial(c, g, m, rho, regularisation, wanted), wanted, erase_scale))
-        m = m @ matrix(edited, lamb)
+        m = m @ matrix(edited, lamb, "rece: lamb")
     return Erasure("matrix", {"right": m.float()}, WHERE)

@@ -69,14 +69,8 @@ def erase(
     if preserve_scale is None:
         preserve_scale = max(0.1, 1 / max(1, len(retain))) if paper else 1.0
 
-    erased = concept.words if texts == "words" else concept.texts.get("train", ())
-    if not erased:
-        raise ValueError(f"uce: texts is {texts!r}, but {concept.name} has none; run gen_prompts or set texts: words")
-    edited = [Edited(*pair(model, text, target, form), erase_scale) for text in erased]
+    edited = [Edited(*pair(model, text, target, form), erase_scale) for text in concept.erased(texts, "uce")]
     for text in retain:
         kept = states(model, text) if paper else states(model, text)[[last_word(model, text)]]
         edited.append(Edited(kept, kept, preserve_scale))
-    vectors, width = sum(len(old) for old, _, scale in edited if scale), edited[0].old.shape[1]
-    if lamb < 0 or (lamb == 0 and vectors < width):
-        raise ValueError(f"uce: lamb is {lamb}, with which {vectors} vectors of {width} have no one solution; make it above 0, as 0.5")
-    return Erasure("matrix", {"right": matrix(edited, lamb).float()}, WHERE)
+    return Erasure("matrix", {"right": matrix(edited, lamb, "uce: lamb").float()}, WHERE)

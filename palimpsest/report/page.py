@@ -18,8 +18,7 @@ from palimpsest.files import write_text
 from palimpsest.locks import alone
 from palimpsest.report import figures, loops, reported, runs, sweep, units
 from palimpsest.report.table import Cell
-from palimpsest.workflow import params as settings
-from palimpsest.workflow import paths, sheets
+from palimpsest.workflow import entries, paths, sheets
 
 ELSEWHERE = ("budget", "pre-ASR", "conditional", "skipped")  # columns of the table that the page says in another way, or leaves to it
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -102,7 +101,7 @@ def shown(row: Mapping[str, str], name: str) -> tuple[str, str]:
 def looked(concept: str, params: Mapping[str, Any], rows: list[dict[str, str]]) -> Seen:
     """Read once, for all that the page shows of it; nothing of a method whose plain scores are not here."""
     base, seed = rows[0]["base"], rows[0]["seed"]
-    detector, blurred = settings.detector(params, concept, base), hidden(sheets.concept(concept), params["bases"][base])
+    detector, blurred = entries.detector(params, concept, base), hidden(sheets.concept(concept), params["bases"][base])
     plain: dict[str, Scores] = {}
     looks: dict[tuple[Cell, str], Sequence[units.Look]] = {}
     for cell in [Cell(concept, row["method"], base, int(seed)) for row in rows if (row["base"], row["seed"]) == (base, seed)]:

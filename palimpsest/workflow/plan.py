@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.files import md5, sha256, write_json, write_text
-from palimpsest.workflow import code, jobs, params, paths, sheets, signatures
+from palimpsest.workflow import code, entries, jobs, params, paths, sheets, signatures
 
 Settings = Mapping[str, Any]
 MODEL = ("path", "revision", "variant", "config", "family", "sampler", "channels_last", "unet", "attention", "precision")
@@ -35,14 +35,14 @@ READS = {  # stage -> what its plan holds
 
 def plugin(settings: Settings, section: str, name: str, names: Mapping[str, str]) -> dict[str, Any]:
     params.known(section, [name], settings[section])
-    of, chosen = params.plugin(settings, section, name, names["concept"], names["base"])
+    of, chosen = entries.plugin(settings, section, name, names["concept"], names["base"])
     return {"of": of, "settings": chosen}
 
 
 def asked(entry: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     """An entry of a section that says the same for every concept."""
     of = entry.get("of", name)
-    return {"of": of, "settings": params.resolved(entry, of)}
+    return {"of": of, "settings": entries.resolved(entry, of)}
 
 
 def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
@@ -51,10 +51,10 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
         params.known("bases", [names["base"]], settings["bases"])
         base = settings["bases"][names["base"]]
     if name in params.EXAMINED:
-        section = params.examined(settings, name, names["base"])
+        section = entries.examined(settings, name, names["base"])
     match name:
         case "concept":
-            classes = params.detector(settings, names["concept"], names["base"])["classes"]  # says so where the base has no judge of it
+            classes = entries.detector(settings, names["concept"], names["base"])["classes"]  # says so where the base has no judge of it
             fields = sheets.told(sheets.concept(names["concept"]), settings["bases"][names["base"]]["detectors"])
             return {"name": names["concept"], **fields, "classes": classes}
         case "base":
@@ -73,9 +73,9 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
             return asked(section)
         case "table":
             grid = settings["grid"]
-            judged = {base: params.detector(settings, names["concept"], base) for base in grid["bases"]}
+            judged = {base: entries.detector(settings, names["concept"], base) for base in grid["bases"]}
             allowed = {base: budgets(settings, grid["attacks"], names["concept"], base) for base in grid["bases"]}
-            told = {base: params.protocol(settings, base) for base in grid["bases"]}
+            told = {base: entries.protocol(settings, base) for base in grid["bases"]}
             preserved = {base: said["preserved"] for base, said in told.items() if "preserved" in said}
             kind = sheets.concept(names["concept"])["kind"]
             made = {"kind": kind, "detectors": judged, "seeds": grid["seeds"], "attacks": allowed}
@@ -87,15 +87,15 @@ def part(name: str, names: Mapping[str, str], settings: Settings) -> Any:
 
 def budgets(settings: Settings, attacks: Sequence[str], concept: str, base: str) -> dict[str, str]:
     """What each attack may do, in words."""
-    taken = {name: params.plugin(settings, "attacks", name, concept, base) for name in attacks}
+    taken = {name: entries.plugin(settings, "attacks", name, concept, base) for name in attacks}
     return {name: signatures.budget(of, chosen) for name, (of, chosen) in taken.items()}
 
 
 def gate(names: Mapping[str, str], settings: Settings) -> dict[str, Any]:
     """What says whether a redrawn picture still shows the concept: its detector, and the score that this reads."""
-    detector = params.detector(settings, names["concept"], names["base"])
+    detector = entries.detector(settings, names["concept"], names["base"])
     score = detector["score"]
-    return {"detector": detector, "scores": {score: asked(params.examined(settings, "scores", names["base"])[score], score)}}
+    return {"detector": detector, "scores": {score: asked(entries.examined(settings, "scores", names["base"])[score], score)}}
 
 
 FOLDERS = {"method": "methods", "attack": "attacks", "scores": "scores", "prompts": "prompts", "reference": "references"}
@@ -172,7 +172,7 @@ def asked_of(stage: str, names: Mapping[str, str], settings: Settings) -> dict[s
 def fetched(job: jobs.Job, settings: Settings) -> list[str]:
     """What a job waits for of the things that are fetched: all that its base is examined with, so that none fails behind hours of work."""
     base = job.names.get("base")
-    said = [params.examined(settings, section, base) for section in params.EXAMINED] if base else []
+    said = [entries.examined(settings, section, base) for section in params.EXAMINED] if base else []
     return sorted(set(texts(said)) & set(sheets.external()))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import missing
-from palimpsest.workflow import params, sheets, signatures, undefined
+from palimpsest.workflow import entries, sheets, signatures, undefined
 from palimpsest.workflow.complaints import ParamsError
 from palimpsest.workflow.plan import texts
 
@@ -27,7 +27,7 @@ def check(settings: Mapping[str, Any], base: str, names: Mapping[str, str] = NOB
         ParamsError: something is not; the line names what needs it and how to get it.
     """
     for section, folder in FOLDERS.items():
-        said = params.examined(settings, section, base)
+        said = entries.examined(settings, section, base)
         for name, entry in said.items() if section == "scores" else [(section, said)]:
             for package in absent(folder, entry.get("of", name)):
                 raise ParamsError(f"{key(section, name)} of {base} needs {missing.package(package)}")
@@ -46,7 +46,7 @@ def opened(settings: Mapping[str, Any], base: str, names: Mapping[str, str]) -> 
     """Files and models that the method and the attack of a job open, each behind who does and what its setting is."""
     for axis, section in undefined.AXES.items():
         if axis in names and not undefined.reason(settings, {axis: names[axis], "base": base}):
-            of, chosen = params.plugin(settings, section, names[axis], names["concept"], base)
+            of, chosen = entries.plugin(settings, section, names[axis], names["concept"], base)
             for _, kind, text in signatures.places(section, of, chosen):
                 yield f"{section}.{names[axis]}", kind, text
 
@@ -69,7 +69,7 @@ def found(who: str, text: str) -> None:
     """Whether a file or a model that a setting names can be had."""
     if text in sheets.external() and not Path(text).exists():
         raise ParamsError(f"{who} needs {text}, which is not there; `snakemake --cores 1 {text}` fetches it")
-    if params.nowhere(text):
+    if entries.nowhere(text):
         raise ParamsError(f"{who} needs {text}, which is not there; put it there, or name another in params.yaml")
     if text.count("/") == 1 and " " not in text and not Path(text).exists():
         model(who, text, None)
