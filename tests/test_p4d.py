@@ -176,6 +176,19 @@ def test_the_text_most_like_the_target_is_asked(form: str, tiny: Model, concept:
         assert form == "n" or [n for at, n in enumerate(row.ids) if at % 4] == known
 
 
+@pytest.mark.parametrize("form", ["n", "k"])
+def test_pictures_are_compared_in_full_batches(form: str, tiny: Model, concept: Any, plain: data.Prompts) -> None:
+    """However many are searched side by side: a picture's bits, and so which text is asked, do not depend on it."""
+    sizes = list[tuple[int, int]]()
+
+    def draw(model: Model, prompts: data.Prompts, *, batch: int) -> torch.Tensor:
+        sizes.append((len(prompts.rows), batch))
+        return DRAW(model, prompts, batch=batch)
+
+    attacked(tiny, concept, plain, form, draw=draw, at_once=3)
+    assert {batch for _, batch in sizes} == {3} and min(count for count, _ in sizes) < 3
+
+
 def test_optml_ends_with_the_first_picture_that_shows_the_concept(tiny: Model, concept: Any, plain: data.Prompts) -> None:
     assert attacked(tiny, concept, plain, "optml", judge=ALWAYS).rows == plain.units().rows
     found = attacked(tiny, concept, plain, "optml")
