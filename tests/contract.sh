@@ -316,7 +316,7 @@ mishaps() {
 
 origin
 case "${1:-all}" in
-    short) pull_then_nothing hardlink; exact; tables_only; mishaps ;;
+    short) pull_then_nothing hardlink; exact; tables_only ;;
     all) pull_then_nothing; exact; tables_only; branches; cut_off; bare; parts; dvc_first; failures; killed; experiments; disk; mishaps ;;
     *) for name in "$@"; do "$name"; done ;;
 esac

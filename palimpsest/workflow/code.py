@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from palimpsest.workflow import sheets
 
 TOP = Path(__file__).parents[2]
 PLUMBING = "palimpsest/workflow/"  # plumbing around a stage; not what it computes
@@ -21,10 +21,15 @@ SILENT = {"ctx", "kind", "type_comment", "annotation", "returns", "type_params"}
 
 
 @cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@cache
 def imported(file: str) -> frozenset[str]:
     """Files of the package that a file imports by name, and those beside it that it names (`with_name("page.html")`)."""
     found = set()
-    for node in ast.walk(ast.parse((TOP / file).read_text())):
+    for node in ast.walk(parsed((TOP / file).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -70,14 +75,14 @@ def tree(node: Any) -> Any:
 
 def meaning(text: str, file: str) -> str:
     """Hash of what a text does: of its syntax tree if it is Python, of its characters otherwise."""
-    said = repr(tree(ast.parse(text))) if file.endswith(".py") else text
+    said = repr(tree(parsed(text))) if file.endswith(".py") else text
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 @cache
 def accepted() -> dict[tuple[str, str], str]:
     """(file, hash now) -> hash that it counts as."""
-    rows = yaml.safe_load(ACCEPTED.read_text()) if ACCEPTED.exists() else None
+    rows = sheets.loaded(ACCEPTED.read_text()) if ACCEPTED.exists() else None
     return {(row["file"], row["now"]): row["was"] for row in rows or []}
 
 

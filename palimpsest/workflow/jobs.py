@@ -9,9 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from palimpsest.workflow import paths
+from palimpsest.workflow import paths, sheets
 
 Settings = Mapping[str, Any]  # params.yaml
 FILE = Path("dvc.yaml")
@@ -52,7 +50,7 @@ class Job(NamedTuple):
 
 @cache
 def stages() -> Mapping[str, Any]:
-    return yaml.safe_load(FILE.read_text())["stages"]
+    return sheets.loaded(FILE.read_text())["stages"]
 
 
 def inside(axis: str, name: str, grid: Mapping[str, Any]) -> bool:

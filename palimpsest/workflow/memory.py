@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from palimpsest.files import md5, whole, write_json, write_text
-from palimpsest.workflow import jobs, plan
+from palimpsest.workflow import jobs, plan, sheets
 from palimpsest.workflow.jobs import Job
 from palimpsest.workflow.params import ParamsError
 
@@ -75,7 +75,7 @@ def lock_file() -> dict[str, Any]:
     if not LOCK.exists():
         return {}
     try:
-        found = yaml.load(LOCK.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        found = sheets.loaded(LOCK.read_text())
         return {**found, "stages": found["stages"]}
     except (yaml.YAMLError, KeyError, TypeError):
         raise ParamsError(
