@@ -22,6 +22,11 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def unchanged(concept: Any, images: Any) -> Erasure:
+    return dm2.erase(random_model(), concept, images, seed=0, **SMALL)
+
+
 def eps(model: Model, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     return model.unet(x, t, text.expand(len(x), -1, -1)).sample
 
@@ -171,11 +176,6 @@ def test_a_loop_that_finds_nothing_ends_it(tiny: Model, concept: Any, images: An
         assert len(dm2.erase(tiny, concept, images, seed=0, **settings).log) == patience
 
 
-@pytest.fixture(scope="module")
-def unchanged(concept: Any, images: Any) -> Erasure:
-    return dm2.erase(random_model(), concept, images, seed=0, **SMALL)
-
-
 @pytest.mark.parametrize(
     "setting",
     [
@@ -237,8 +237,10 @@ def test_steps_answered_together_change_only_rounding(bank: int | None, double: 
         torch.testing.assert_close(many.tensors[key], value, rtol=1e-9, atol=1e-12)
 
 
-def test_killed_and_resumed_nothing_is_drawn_again(tmp_path: Any, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, denoise, calls = dm2.erase(random_model(), concept, images, seed=0, **SMALL), dm2.denoise, []
+def test_killed_and_resumed_nothing_is_drawn_again(
+    unchanged: Erasure, tmp_path: Any, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoise, calls = dm2.denoise, []
 
     def counted(*given: Any) -> Any:
         calls.append(given)
@@ -254,7 +256,7 @@ def test_killed_and_resumed_nothing_is_drawn_again(tmp_path: Any, concept: Any, 
     with resume.resumable(tmp_path):
         again = dm2.erase(random_model(), concept, images, seed=0, **SMALL)
     assert len(calls) - before == 2 * 5 - 8  # the pair under way begins anew
-    assert all(torch.equal(again.tensors[key], whole.tensors[key]) for key in whole.tensors) and again.log == whole.log
+    assert all(torch.equal(again.tensors[key], unchanged.tensors[key]) for key in unchanged.tensors) and again.log == unchanged.log
 
 
 def test_an_empty_schedule_is_constant(tiny: Model, concept: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,10 +267,10 @@ def test_an_empty_schedule_is_constant(tiny: Model, concept: Any, images: Any, m
     assert taken == [{500: 0.1}, {800: 0.1}, {}, {}]
 
 
-def test_the_verifier_s_picture_may_show_something_else(concept: Any, images: Any) -> None:
-    first, other = (dm2.erase(random_model(), concept, images, seed=0, **SMALL, reference=text) for text in (None, "a dog"))
-    assert all(torch.equal(first.tensors[key], other.tensors[key]) for key in first.tensors)  # nothing else depends on it
-    assert first.log[0]["signals"]["reference"] != other.log[0]["signals"]["reference"]
+def test_the_verifier_s_picture_may_show_something_else(unchanged: Erasure, concept: Any, images: Any) -> None:
+    other = dm2.erase(random_model(), concept, images, seed=0, **SMALL, reference="a dog")
+    assert all(torch.equal(unchanged.tensors[key], other.tensors[key]) for key in unchanged.tensors)  # nothing else depends on it
+    assert unchanged.log[0]["signals"]["reference"] != other.log[0]["signals"]["reference"]
 
 
 def test_a_padded_context_is_the_same_context(concept: Any, images: Any) -> None:

@@ -22,6 +22,7 @@ SILENT = {"ctx", "kind", "type_comment", "annotation", "returns", "type_params"}
 
 @cache
 def parsed(text: str) -> ast.Module:
+    """Its syntax tree, made once for what it imports and for what it does."""
     return ast.parse(text)
 
 
